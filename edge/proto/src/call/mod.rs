@@ -1,0 +1,1 @@
+//! Calls, their legs, and transfers.

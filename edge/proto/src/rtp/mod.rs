@@ -1,0 +1,1 @@
+//! Views of RTP and RTCP packets over borrowed bytes.

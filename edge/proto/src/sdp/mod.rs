@@ -1,0 +1,1 @@
+//! SDP: descriptions, offers and answers.

@@ -1,0 +1,1 @@
+//! SIP: framing, messages, typed header values, digest, transactions and dialogs.

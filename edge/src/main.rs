@@ -1,1 +1,3 @@
+mod handoff;
+
 fn main() {}

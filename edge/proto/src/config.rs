@@ -219,6 +219,38 @@ pub struct Trunk {
     pub active_legs: Arc<AtomicU32>,
 }
 
+impl Trunk {
+    /// A trunk with the contract's defaults: nobody may signal as it, it has no `uri`, and it may use `listen`.
+    pub fn new(id: TrunkId, name: impl Into<String>, listen: Vec<ListenerId>) -> Trunk {
+        Trunk {
+            id,
+            name: name.into(),
+            allow: Vec::new(),
+            listen,
+            request_hosts: Vec::new(),
+            uris: Vec::new(),
+            network: Network::Dual,
+            bridge_families: false,
+            auth: InboundAuth::Ip,
+            digest_algorithms: vec![DigestAlgorithm::Sha256, DigestAlgorithm::Md5],
+            credentials: None,
+            realm: "sip-edge".to_owned(),
+            present: None,
+            present_as: PresentAs::Caller,
+            latch: LatchMode::Signalling,
+            max_calls_per_s: 0,
+            media_encryption: MediaEncryption::Disabled,
+            codecs: ["PCMU", "PCMA", "G722", "telephone-event"]
+                .map(str::to_owned)
+                .to_vec(),
+            max_calls: 0,
+            headers: Vec::new(),
+            transfer: None,
+            active_legs: Arc::new(AtomicU32::new(0)),
+        }
+    }
+}
+
 /// One `uri` of a trunk.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct TrunkUri {
@@ -340,6 +372,33 @@ pub struct TransferPolicy {
     pub ring_timeout: Duration,
     pub auth_timeout: Duration,
     pub on_failure: OnFailure,
+}
+
+impl Default for TransferPolicy {
+    /// The contract's defaults; without `targets` nothing is allowed, and `max_transfers` 0 disables transfers.
+    fn default() -> Self {
+        let names = |list: &[&str]| list.iter().map(|&name| name.to_owned()).collect();
+        TransferPolicy {
+            max_transfers: 0,
+            auth: ReferAuth::Digest,
+            via: None,
+            targets: Vec::new(),
+            pass_headers: names(&["X-*"]),
+            drop_headers: names(&[
+                "PH-*",
+                "Plivo*",
+                "FS-*",
+                "SipAuth*",
+                "ZT-*",
+                "Twilio*",
+                "ClientRegion",
+            ]),
+            fallback: Vec::new(),
+            ring_timeout: Duration::from_secs(30),
+            auth_timeout: Duration::from_secs(5),
+            on_failure: OnFailure::Return,
+        }
+    }
 }
 
 /// `auth` of `[trunk.transfer]`.

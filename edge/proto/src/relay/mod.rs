@@ -16,6 +16,8 @@ pub struct PayloadMap {
     pub entries: Vec<(u8, u8)>,
     /// Payload type that carries RFC 4733 events among the received ones, for statistics.
     pub telephone_event: Option<u8>,
+    /// (payload type received, RTP clock rate in Hz), for jitter; one that is not listed has 8000 Hz. At most 32 entries.
+    pub clock_rates: Vec<(u8, u32)>,
 }
 
 /// Where a peer's SDP says it receives, and who may latch.

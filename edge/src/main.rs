@@ -1,3 +1,1 @@
-mod handoff;
-
 fn main() {}

@@ -1,0 +1,5 @@
+//! Every side effect of sip-edge: sockets, threads, kernel programs, files. What to do is decided in [`edge_proto`].
+//!
+//! A library beside the binary so that the tests and benches that need the kernel drive the same code as the daemon.
+
+pub mod handoff;

@@ -105,6 +105,52 @@ impl Cause {
         }
     }
 
+    /// What it means, for the timeline and the README's table.
+    pub const fn meaning(self) -> &'static str {
+        match self {
+            Cause::Completed => "answered, and hung up in the ordinary way",
+            Cause::Cancelled => "the caller gave up before an answer",
+            Cause::Busy => "the called party is busy (486, 600)",
+            Cause::NoAnswer => {
+                "the called party did not answer in time (408, 480, 487 or the ring timeout)"
+            }
+            Cause::Rejected => "the called party refused the call (other 4xx, 5xx, 6xx)",
+            Cause::Unreachable => "no connection to the trunk, or its name did not resolve",
+            Cause::SipAuthFailed => "the trunk rejected the credentials we showed",
+            Cause::SipAuthTimeout => "the trunk never responded to the INVITE with credentials",
+            Cause::TransferDisabled => "the trunk may not transfer",
+            Cause::TransferLimit => {
+                "the call has used up its transfers, or too many REFERs were tried"
+            }
+            Cause::TransferUnauthorized => "the REFER did not show valid credentials",
+            Cause::TransferPending => "another transfer of this call is still under way",
+            Cause::NotAnswered => "REFER before the call was answered",
+            Cause::TargetInvalid => {
+                "Refer-To is missing, malformed or of a scheme that is not supported"
+            }
+            Cause::TargetNotAllowed => {
+                "the target matches no pattern of the trunk, or leads to no trunk"
+            }
+            Cause::NetworkMismatch => "the trunks of the transfer share no IP version",
+            Cause::EncryptionRequired => "the trunk requires SRTP and the peer does not offer it",
+            Cause::NoCommonCodec => "the peer and the trunk share no codec",
+            Cause::TrunkLimit => "the trunk's limit of concurrent or new calls is reached",
+            Cause::MediaTimeout => "no RTP for longer than media.timeout_s",
+            Cause::MediaFailed => "no media port could be opened",
+            Cause::EdgeRestart => "the edge was restarted during the call",
+            Cause::EdgeOverload => "a limit of the edge was reached, or it is draining",
+            Cause::AccessRemoved => "a reload took the source off the trunk's allow list",
+            Cause::Unauthorized => "the INVITE did not show valid credentials",
+            Cause::NoRoute => "no route matches the trunk and number called from",
+            Cause::NumberMissing => "the Request-URI has no user part to route by",
+            Cause::SignallingTimeout => "the peer stopped responding (RFC 3261 timers B, F or H)",
+            Cause::CallerRefused => {
+                "the caller refused the re-INVITE that bridges it to the target"
+            }
+            Cause::Malformed => "a message of the dialog could not be understood",
+        }
+    }
+
     /// The CDR's `cause_code`: only the two that carriers know by number have one.
     pub const fn code(self) -> Option<u16> {
         match self {

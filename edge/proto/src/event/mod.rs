@@ -2,11 +2,13 @@
 
 mod cause;
 mod record;
+mod redact;
 mod timeline;
 
 pub use cause::Cause;
 pub use record::{HangupBy, LegRecord, MediaRecord, ReferRecord, TransferRecord};
-pub use timeline::TimelineEntry;
+pub use redact::{Number, Privacy, Text};
+pub use timeline::{Description, TimelineEntry};
 
 use crate::config::Transport;
 use crate::id::ListenerId;

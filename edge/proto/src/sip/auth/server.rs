@@ -200,11 +200,6 @@ impl DigestServer {
             Admission::Forgotten => Err(DigestFailure::Stale),
         }
     }
-
-    #[cfg(test)]
-    pub(super) fn remembered(&self) -> usize {
-        self.windows.len()
-    }
 }
 
 impl fmt::Debug for DigestServer {

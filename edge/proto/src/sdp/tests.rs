@@ -1,0 +1,1 @@
+//! Descriptions as endpoints write them, and properties of ours.

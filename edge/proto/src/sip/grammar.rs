@@ -1,0 +1,222 @@
+//! The few productions of RFC 3261 §25.1 that all header parsers share.
+
+/// `token` characters.
+pub(crate) const fn is_token_byte(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric()
+        || matches!(
+            byte,
+            b'-' | b'.' | b'!' | b'%' | b'*' | b'_' | b'+' | b'`' | b'\'' | b'~'
+        )
+}
+
+/// Whether `text` is a `token`.
+pub(crate) fn is_token(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(is_token_byte)
+}
+
+/// `unreserved` characters: letters, digits and marks.
+pub(crate) const fn is_unreserved(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric()
+        || matches!(
+            byte,
+            b'-' | b'_' | b'.' | b'!' | b'~' | b'*' | b'\'' | b'(' | b')'
+        )
+}
+
+/// Removes linear white space (folds are spaces by now) at both ends.
+pub(crate) fn trim(text: &str) -> &str {
+    text.trim_matches([' ', '\t'])
+}
+
+/// Removes linear white space at the front.
+pub(crate) fn trim_start(text: &str) -> &str {
+    text.trim_start_matches([' ', '\t'])
+}
+
+/// Splits after the longest prefix whose bytes satisfy `accept`. `accept` must be false for all or true for all non-ASCII bytes.
+pub(crate) fn take_while(text: &str, accept: impl Fn(u8) -> bool) -> (&str, &str) {
+    let end = text
+        .bytes()
+        .position(|byte| !accept(byte))
+        .unwrap_or(text.len());
+    text.split_at_checked(end).unwrap_or((text, ""))
+}
+
+/// Parses a `quoted-string` at the front of `text`: the value without quotes and escapes, and what follows it.
+///
+/// `None` when there is none, it does not end, or it holds a control character that is not escaped; CR and LF never may.
+pub(crate) fn quoted_string(text: &str) -> Option<(String, &str)> {
+    let inner = text.strip_prefix('"')?;
+    let mut value = String::new();
+    let mut characters = inner.chars();
+    loop {
+        match characters.next()? {
+            '"' => return Some((value, characters.as_str())),
+            '\\' => match characters.next()? {
+                '\r' | '\n' => return None,
+                escaped if escaped.is_ascii() => value.push(escaped),
+                _ => return None,
+            },
+            '\t' => value.push('\t'),
+            control if control.is_ascii_control() => return None,
+            other => value.push(other),
+        }
+    }
+}
+
+/// Writes `value` as a `quoted-string`. CR and LF, which nothing can represent, become spaces.
+pub(crate) fn write_quoted(out: &mut impl core::fmt::Write, value: &str) -> core::fmt::Result {
+    out.write_char('"')?;
+    for character in value.chars() {
+        match character {
+            '\r' | '\n' => out.write_char(' ')?,
+            '"' | '\\' => {
+                out.write_char('\\')?;
+                out.write_char(character)?;
+            }
+            '\t' => out.write_char('\t')?,
+            control if control.is_ascii_control() => {
+                out.write_char('\\')?;
+                out.write_char(control)?;
+            }
+            other => out.write_char(other)?,
+        }
+    }
+    out.write_char('"')
+}
+
+/// Splits a header value at the commas that separate list items: not those in quoted strings or angle brackets.
+/// Items are trimmed. A blank text has no items; an empty item between commas is kept, for the item's parser to refuse.
+pub(crate) fn split_list(text: &str) -> ListItems<'_> {
+    ListItems {
+        rest: (!trim(text).is_empty()).then_some(text),
+    }
+}
+
+/// See [`split_list`].
+#[derive(Clone, Debug)]
+pub(crate) struct ListItems<'a> {
+    rest: Option<&'a str>,
+}
+
+impl<'a> Iterator for ListItems<'a> {
+    type Item = &'a str;
+
+    fn next(&mut self) -> Option<&'a str> {
+        let text = self.rest?;
+        let (mut quoted, mut escaped, mut bracketed) = (false, false, false);
+        let comma = text.bytes().position(|byte| {
+            if escaped {
+                escaped = false;
+                return false;
+            }
+            match byte {
+                b'\\' if quoted => escaped = true,
+                b'"' if !bracketed => quoted = !quoted,
+                b'<' if !quoted => bracketed = true,
+                b'>' if !quoted => bracketed = false,
+                b',' => return !quoted && !bracketed,
+                _ => {}
+            }
+            false
+        });
+        let item = match comma.and_then(|at| text.split_at_checked(at)) {
+            Some((item, rest)) => {
+                self.rest = rest.strip_prefix(',');
+                item
+            }
+            None => {
+                self.rest = None;
+                text
+            }
+        };
+        Some(trim(item))
+    }
+}
+
+/// The value of a hexadecimal digit.
+const fn hex(byte: u8) -> Option<u8> {
+    match byte {
+        b'0'..=b'9' => Some(byte - b'0'),
+        b'a'..=b'f' => Some(byte - b'a' + 10),
+        b'A'..=b'F' => Some(byte - b'A' + 10),
+        _ => None,
+    }
+}
+
+/// Removes `%HH` escapes. `None` for a broken escape, an unescaped byte that `accept` refuses, or a result that is not UTF-8.
+pub(crate) fn percent_decode(text: &str, accept: impl Fn(u8) -> bool) -> Option<String> {
+    let mut value = Vec::with_capacity(text.len());
+    let mut bytes = text.bytes();
+    while let Some(byte) = bytes.next() {
+        if byte == b'%' {
+            let (high, low) = (hex(bytes.next()?)?, hex(bytes.next()?)?);
+            value.push(high << 4 | low);
+        } else if accept(byte) {
+            value.push(byte);
+        } else {
+            return None;
+        }
+    }
+    String::from_utf8(value).ok()
+}
+
+/// Writes `value` with `%HH` for every byte that is neither unreserved nor accepted.
+pub(crate) fn percent_encode(
+    out: &mut impl core::fmt::Write,
+    value: &str,
+    accept: impl Fn(u8) -> bool,
+) -> core::fmt::Result {
+    for byte in value.bytes() {
+        if is_unreserved(byte) || accept(byte) {
+            out.write_char(char::from(byte))?;
+        } else {
+            write!(out, "%{byte:02X}")?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quoted_strings() {
+        assert_eq!(quoted_string(r#""a" b"#), Some(("a".into(), " b")));
+        assert_eq!(quoted_string(r#""a\"b\\""#), Some(("a\"b\\".into(), "")));
+        for broken in [
+            "", "a", "\"", "\"a", "\"a\\", "\"a\\\"", "\"a\nb\"", "\"\\\r\"", "\"\0\"",
+        ] {
+            assert_eq!(quoted_string(broken), None, "{broken:?}");
+        }
+        assert_eq!(quoted_string("\"\\\0\""), Some(("\0".into(), "")));
+    }
+
+    #[test]
+    fn lists_split_outside_quotes_and_brackets() {
+        let items = |text| split_list(text).collect::<Vec<_>>();
+        assert_eq!(items(" \t"), Vec::<&str>::new());
+        assert_eq!(items("a , b"), ["a", "b"]);
+        assert_eq!(items("a,,"), ["a", "", ""]);
+        assert_eq!(
+            items(r#""x, \", y" <sip:a,b@c>;p="q,r", <sip:d>"#),
+            [r#""x, \", y" <sip:a,b@c>;p="q,r""#, "<sip:d>"]
+        );
+        assert_eq!(items("\"open, quote"), ["\"open, quote"]);
+    }
+
+    #[test]
+    fn percent_escapes() {
+        assert_eq!(
+            percent_decode("a%20%C3%a9", is_unreserved),
+            Some("a é".into())
+        );
+        for broken in ["%", "%4", "%zz", "%ff", "a b"] {
+            assert_eq!(percent_decode(broken, is_unreserved), None, "{broken}");
+        }
+        let mut text = String::new();
+        percent_encode(&mut text, "a@\r\né;", |b| b == b';').unwrap();
+        assert_eq!(text, "a%40%0D%0A%C3%A9;");
+    }
+}

@@ -1,1 +1,3 @@
 //! Calls, their legs, and transfers.
+
+pub mod policy;

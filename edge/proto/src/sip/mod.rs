@@ -3,7 +3,7 @@
 pub mod auth;
 pub mod builder;
 pub mod framer;
-mod grammar;
+pub(crate) mod grammar;
 pub mod header;
 mod host;
 mod limits;

@@ -1,0 +1,157 @@
+//! Address families of the legs of a transfer: `network` and `bridge_families`.
+
+use crate::config::{Config, MediaConfig, Network, Trunk};
+use std::fmt;
+use std::net::IpAddr;
+
+/// A set of address families.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Families {
+    pub ipv4: bool,
+    pub ipv6: bool,
+}
+
+impl Families {
+    pub const BOTH: Families = Families {
+        ipv4: true,
+        ipv6: true,
+    };
+
+    /// The family of one address.
+    pub fn of(address: IpAddr) -> Families {
+        let ipv4 = address.to_canonical().is_ipv4();
+        Families { ipv4, ipv6: !ipv4 }
+    }
+
+    /// The families that this edge has a media address of.
+    pub fn of_media(media: &MediaConfig) -> Families {
+        Families {
+            ipv4: media.ipv4.is_some(),
+            ipv6: media.ipv6.is_some(),
+        }
+    }
+
+    /// Those in both sets.
+    pub fn and(self, other: Families) -> Families {
+        Families {
+            ipv4: self.ipv4 && other.ipv4,
+            ipv6: self.ipv6 && other.ipv6,
+        }
+    }
+
+    pub fn is_empty(self) -> bool {
+        !self.ipv4 && !self.ipv6
+    }
+}
+
+impl From<Network> for Families {
+    fn from(network: Network) -> Families {
+        Families {
+            ipv4: network != Network::Ipv6,
+            ipv6: network != Network::Ipv4,
+        }
+    }
+}
+
+impl fmt::Display for Families {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match (self.ipv4, self.ipv6) {
+            (true, true) => "IPv4 and IPv6",
+            (true, false) => "IPv4 only",
+            (false, true) => "IPv6 only",
+            (false, false) => "neither IPv4 nor IPv6",
+        })
+    }
+}
+
+/// The leg that stays when the transferor leaves: usually the caller's.
+#[derive(Clone, Copy, Debug)]
+pub struct Transferee {
+    /// The family of its media; what its trunk's `network` permits where no call exists yet.
+    pub families: Families,
+    /// `bridge_families` of its trunk.
+    pub bridges: bool,
+}
+
+impl Transferee {
+    /// A leg whose media uses `local`, an address of this edge.
+    pub fn live(local: IpAddr, trunk: &Trunk) -> Transferee {
+        Transferee {
+            families: Families::of(local),
+            bridges: trunk.bridge_families,
+        }
+    }
+
+    /// Any leg that `trunk` could have.
+    pub fn possible(config: &Config, trunk: &Trunk) -> Transferee {
+        Transferee {
+            families: Families::from(trunk.network).and(Families::of_media(&config.media)),
+            bridges: trunk.bridge_families,
+        }
+    }
+}
+
+/// Two trunks of a transfer share no address family.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum FamilyMismatch {
+    #[error("trunk \"{target}\" is {families} and this edge has no such media address")]
+    NoMedia { target: String, families: Families },
+    #[error(
+        "trunk \"{transferor}\" is {theirs}, trunk \"{target}\" is {families}, and bridge_families is off"
+    )]
+    Transferor {
+        transferor: String,
+        theirs: Families,
+        target: String,
+        families: Families,
+    },
+    #[error(
+        "the other party's leg is {theirs}, trunk \"{target}\" is {families}, and bridge_families is off"
+    )]
+    Transferee {
+        theirs: Families,
+        target: String,
+        families: Families,
+    },
+}
+
+/// The families that the new leg may use, where there is one.
+///
+/// The target's trunk must share a family with the trunk that sent the REFER and with the leg that stays. With
+/// `bridge_families` on any of the three it need not; the families of the leg that stays are then still preferred.
+pub fn family_check(
+    config: &Config,
+    transferor: &Trunk,
+    transferee: Transferee,
+    target: &Trunk,
+) -> Result<Families, FamilyMismatch> {
+    let families = Families::from(target.network);
+    let usable = families.and(Families::of_media(&config.media));
+    if usable.is_empty() {
+        return Err(FamilyMismatch::NoMedia {
+            target: target.name.clone(),
+            families,
+        });
+    }
+    let shared = usable.and(transferee.families);
+    if transferor.bridge_families || transferee.bridges || target.bridge_families {
+        return Ok(if shared.is_empty() { usable } else { shared });
+    }
+    let theirs = Families::from(transferor.network);
+    if families.and(theirs).is_empty() {
+        return Err(FamilyMismatch::Transferor {
+            transferor: transferor.name.clone(),
+            theirs,
+            target: target.name.clone(),
+            families,
+        });
+    }
+    if shared.is_empty() {
+        return Err(FamilyMismatch::Transferee {
+            theirs: transferee.families,
+            target: target.name.clone(),
+            families,
+        });
+    }
+    Ok(shared)
+}

@@ -26,55 +26,35 @@ pub struct LocalDescription {
 impl LocalDescription {
     /// An offer that opens a session: one audio stream.
     pub fn offer_bytes(&self) -> Vec<u8> {
-        let mut out = self.session();
-        self.write_audio(&mut out, "RTP/AVP", &self.codecs, self.direction);
-        out.into_bytes()
+        self.reoffer_bytes(&Shape::default())
     }
 
-    /// An offer within a session whose descriptions have that shape: the audio stream in its place, all others disabled.
+    /// An offer within a session whose descriptions have that shape: the audio stream in its place, all others disabled, and
+    /// the audio stream, too, if there is no speech codec.
     pub fn reoffer_bytes(&self, shape: &Shape) -> Vec<u8> {
-        let mut out = self.session();
-        for (index, line) in shape.lines().iter().enumerate() {
-            if index == shape.audio() {
-                self.write_audio(&mut out, &line.proto, &self.codecs, self.direction);
-            } else {
-                write_refused(&mut out, line);
-            }
-        }
-        out.into_bytes()
+        self.write(shape, &self.codecs, self.direction)
     }
 
     /// The answer to `offer`: as many `m=` lines as it has, all but the audio stream refused with port 0.
     ///
-    /// Of our codecs those are listed that the offer has, under the offer's numbers. The direction is what both sides allow. If no speech
-    /// codec is left, the audio stream is refused, too.
+    /// Of our codecs those are listed that the offer has, under the offer's numbers (from [`super::answer_codecs`] they have them
+    /// already). The direction is what both sides allow. If no speech codec is left, the audio stream is refused, too.
     pub fn answer_bytes(&self, offer: &Offer) -> Vec<u8> {
-        let shape = offer.shape();
         let offered = offer.audio();
-        let codecs: Vec<Codec> = self
-            .codecs
-            .iter()
-            .filter_map(|own| {
-                let theirs = offered
-                    .codecs
-                    .iter()
-                    .find(|theirs| same_codec(own, theirs))?;
-                Some(Codec {
+        let mut codecs: Vec<Codec> = Vec::new();
+        for own in &self.codecs {
+            let theirs = offered.codecs.iter().find(|theirs| same_codec(own, theirs));
+            if let Some(theirs) = theirs
+                && !codecs.iter().any(|codec| same_codec(codec, own))
+            {
+                codecs.push(Codec {
                     payload_type: theirs.payload_type,
                     ..own.clone()
-                })
-            })
-            .collect();
-        let direction = self.answer_direction(offered.direction);
-        let mut out = self.session();
-        for (index, line) in shape.lines().iter().enumerate() {
-            if index == shape.audio() && has_speech(&codecs) {
-                self.write_audio(&mut out, &line.proto, &codecs, direction);
-            } else {
-                write_refused(&mut out, line);
+                });
             }
         }
-        out.into_bytes()
+        let direction = self.answer_direction(offered.direction);
+        self.write(offer.shape(), &codecs, direction)
     }
 
     /// The direction of an answer to an offer with direction `offered` (RFC 3264 §6.1).
@@ -89,6 +69,18 @@ impl LocalDescription {
         if self != previous {
             self.version = previous.version.wrapping_add(1);
         }
+    }
+
+    fn write(&self, shape: &Shape, codecs: &[Codec], direction: Direction) -> Vec<u8> {
+        let mut out = self.session();
+        for (index, line) in shape.lines().iter().enumerate() {
+            if index == shape.audio() && has_speech(codecs) {
+                self.write_audio(&mut out, &line.proto, codecs, direction);
+            } else {
+                write_refused(&mut out, line);
+            }
+        }
+        out.into_bytes()
     }
 
     fn session(&self) -> String {
@@ -135,7 +127,7 @@ fn write_codec(out: &mut String, codec: &Codec) {
     out.push_str("\r\n");
     if let Some(fmtp) = fmtp {
         let _ = write!(out, "a=fmtp:{payload_type} ");
-        out.extend(fmtp.chars().filter(|c| !c.is_control()));
+        out.extend(fmtp.chars().map(|c| if c.is_control() { ' ' } else { c }));
         out.push_str("\r\n");
     }
 }

@@ -10,6 +10,8 @@
 mod codec;
 mod local;
 mod parse;
+#[cfg(test)]
+mod properties;
 mod remote;
 #[cfg(test)]
 mod tests;

@@ -180,6 +180,21 @@ impl Shape {
     }
 }
 
+impl Default for Shape {
+    /// One audio stream, as in the offers that open our sessions.
+    fn default() -> Self {
+        Shape {
+            lines: vec![MediaLine {
+                media: "audio".to_owned(),
+                port: 0,
+                proto: "RTP/AVP".to_owned(),
+                format: "0".to_owned(),
+            }],
+            audio: 0,
+        }
+    }
+}
+
 /// A peer's offer.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Offer {
@@ -244,12 +259,18 @@ pub struct Answer {
 impl Answer {
     /// Reads a body of type application/sdp as the answer to [`LocalDescription::offer_bytes`].
     ///
-    /// Codecs that were not offered are left out, and the direction is cut down to what was offered.
+    /// Codecs that were not offered are left out, and the direction is cut down to what was offered. More `m=` lines than were
+    /// offered are borne: there are endpoints that add a refused video line.
     ///
     /// # Errors
     /// [`SdpError::Refused`] for `m=audio 0`, [`SdpError::NoCommonCodec`] when no speech codec of the offer is accepted.
     pub fn parse(body: &[u8], offered: &LocalDescription) -> Result<Self, SdpError> {
-        Self::parse_at(body, offered, 0, 1)
+        Self::parse_shaped(body, offered, &Shape::default())
+    }
+
+    /// The audio stream as accepted.
+    pub fn audio(&self) -> &RemoteAudio {
+        &self.audio
     }
 
     /// The same for the answer to [`LocalDescription::reoffer_bytes`].
@@ -261,30 +282,14 @@ impl Answer {
         offered: &LocalDescription,
         shape: &Shape,
     ) -> Result<Self, SdpError> {
-        Self::parse_at(body, offered, shape.audio, shape.lines.len())
-    }
-
-    /// The audio stream as accepted.
-    pub fn audio(&self) -> &RemoteAudio {
-        &self.audio
-    }
-
-    /// `position` is the place of our audio among the `count` lines offered. More lines than that are borne: there are
-    /// endpoints that add a refused video line.
-    fn parse_at(
-        body: &[u8],
-        offered: &LocalDescription,
-        position: usize,
-        count: usize,
-    ) -> Result<Self, SdpError> {
         let session = parse::session(body)?;
         media_lines(&session)?;
         let media = session
             .medias
-            .get(position)
+            .get(shape.audio)
             .filter(|media| media.media.eq_ignore_ascii_case("audio"))
             .ok_or(SdpError::ShapeMismatch)?;
-        if session.medias.len() < count {
+        if session.medias.len() < shape.lines.len() {
             return Err(SdpError::ShapeMismatch);
         }
         let mut audio = audio(&session, media)?;

@@ -62,7 +62,7 @@ fn any_body() -> impl Strategy<Value = Vec<u8>> {
     let lines: Vec<&'static str> = CARRIER.lines().chain(BROWSER.lines()).collect();
     let line = (
         proptest::sample::select(lines),
-        proptest::option::weighted(0.2, (any::<prop::sample::Index>(), any::<u8>())),
+        proptest::option::weighted(0.02, (any::<prop::sample::Index>(), any::<u8>())),
     )
         .prop_map(|(line, change)| {
             let mut bytes = line.as_bytes().to_vec();
@@ -74,8 +74,9 @@ fn any_body() -> impl Strategy<Value = Vec<u8>> {
             bytes
         });
     proptest::collection::vec(line, 0..30).prop_map(|lines| {
-        let mut body = b"v=0\r\nc=IN IP4 192.0.2.1\r\n".to_vec();
+        let mut body = b"v=0\r\nc=IN IP4 192.0.2.1\r\nm=text 9 RTP/AVP 98\r\n".to_vec();
         body.extend(lines.concat());
+        body.extend_from_slice(b"m=audio 4000 RTP/AVP 0 8 101\r\n");
         body
     })
 }

@@ -152,6 +152,28 @@ mod tests {
         );
     }
 
+    /// The same request with the algorithms no RFC has vectors for; computed with an independent implementation.
+    #[test]
+    fn rfc_7616_3_9_1_with_other_algorithms() {
+        for (algorithm, response) in [
+            (DigestAlgorithm::Md5Sess, "e783283f46242139c486a698fec7211d"),
+            (
+                DigestAlgorithm::Sha256Sess,
+                "2fd51b3a77ad75bad6afad6003e818d767133c46d9e2749e7f5232ae1ea3efd7",
+            ),
+            (
+                DigestAlgorithm::Sha512_256,
+                "430d05014cecc49cab6fbe03176d41a1da86cbfe24a16580e22aaad928d960d0",
+            ),
+            (
+                DigestAlgorithm::Sha512_256Sess,
+                "3f2a34f923c38b0fb26dce2fdfc2ce326c23cecf86fbb1444f3e51fbbc2cb92e",
+            ),
+        ] {
+            assert_eq!(mufasa(algorithm).as_str(), response, "{algorithm:?}");
+        }
+    }
+
     /// RFC 7616 §3.9.2 with erratum 4897: the printed values are those of a truncated SHA-512, not of SHA-512/256.
     #[test]
     fn rfc_7616_3_9_2_corrected() {

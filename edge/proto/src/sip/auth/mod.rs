@@ -5,7 +5,7 @@
 //!
 //! What this edge insists on, beyond the RFCs' minimum:
 //! - `qop=auth` with `nc` and `cnonce` from every client: without them a captured response can be replayed.
-//! - The digest-uri is the Request-URI, so a response made for one resource is worth nothing at another.
+//! - The digest-uri is the Request-URI (or equivalent to it, RFC 3261 §19.1.4), so a response made for one resource is worth nothing at another.
 //! - A nonce belongs to one Call-ID, one core and 30 seconds, and each of its counts is good once.
 //! - A nonce of our own is never answered: a peer cannot have our credentials computed over a challenge it got from us.
 //! - Peers get no hint whether the user name or the password was wrong.
@@ -15,6 +15,8 @@ mod hash;
 mod header;
 mod nonce;
 mod params;
+#[cfg(test)]
+mod properties;
 mod replay;
 mod server;
 #[cfg(test)]

@@ -8,6 +8,7 @@ use super::replay::{Admission, ReplayWindows};
 use super::{MAX_HEADERS, NONCE_LIFETIME};
 use crate::config::{Credentials, DigestAlgorithm};
 use crate::id::CoreId;
+use crate::sip::uri::Uri;
 use crate::time::Instant;
 use std::fmt;
 use subtle::ConstantTimeEq;
@@ -128,7 +129,8 @@ impl DigestServer {
     /// Whether a request proves knowledge of `credentials`. Uses up the nonce count on success.
     ///
     /// `authorizations` are all values of its Authorization headers: a client may show credentials for several realms
-    /// (RFC 3261 §22.3); the first [`MAX_HEADERS`] are looked at. The digest-uri must be `request_uri` character by character.
+    /// (RFC 3261 §22.3); the first [`MAX_HEADERS`] are looked at. The digest-uri must be `request_uri`, literally or as RFC 3261
+    /// §19.1.4 compares URIs: RFC 7616 §3.4.6 asks for the same resource, and elements on the way may respell it.
     ///
     /// # Errors
     /// The failure that tells most. [`DigestFailure::Stale`] and [`DigestFailure::Replayed`] only when the response itself is
@@ -247,7 +249,7 @@ impl Demand<'_> {
         let nc = shown.nc.as_deref().ok_or(missing("nc"))?;
         let count = shown.nonce_count().ok_or(missing("nc"))?;
         let cnonce = shown.cnonce.as_deref().ok_or(missing("cnonce"))?;
-        if shown.uri != self.request_uri {
+        if !is_same_resource(&shown.uri, self.request_uri) {
             return Err(DigestFailure::WrongUri);
         }
         let expected = Inputs {
@@ -279,4 +281,12 @@ impl Demand<'_> {
             }),
         }
     }
+}
+
+fn is_same_resource(digest_uri: &str, request_uri: &str) -> bool {
+    digest_uri == request_uri
+        || match (Uri::parse(digest_uri), Uri::parse(request_uri)) {
+            (Ok(shown), Ok(requested)) => shown.equivalent(&requested),
+            _ => false,
+        }
 }

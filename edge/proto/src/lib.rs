@@ -14,4 +14,5 @@ pub mod rtp;
 pub mod sdp;
 pub mod sip;
 pub mod time;
+pub mod timer;
 pub mod trunk;

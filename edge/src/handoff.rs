@@ -153,6 +153,10 @@ impl<T> Sender<T> {
     pub fn len(&self) -> usize {
         self.queue.len()
     }
+
+    pub fn is_empty(&self) -> bool {
+        self.queue.is_empty()
+    }
 }
 
 /// One thread receives.

@@ -2,4 +2,6 @@
 //!
 //! A library beside the binary so that the tests and benches that need the kernel drive the same code as the daemon.
 
+pub mod clock;
+pub mod control;
 pub mod handoff;

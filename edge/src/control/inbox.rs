@@ -1,0 +1,76 @@
+//! What other threads send to a control thread: one task that sleeps on the thread's eventfd.
+
+use super::ControlCommand;
+use super::driver::{Control, Protocol};
+use crate::handoff::Receiver;
+use edge_proto::b2bua::{HandoffMessage, Input};
+use edge_proto::relay::MediaEvent;
+use std::io;
+use std::os::fd::AsFd;
+
+/// Items taken from one queue before the thread's other tasks run.
+const BATCH: usize = 128;
+
+/// The queues; they share one waker.
+pub(super) struct Inbox {
+    pub commands: Receiver<ControlCommand>,
+    pub handoffs: Receiver<HandoffMessage>,
+    pub media: Receiver<MediaEvent>,
+}
+
+impl Inbox {
+    /// Feeds the driver until [`ControlCommand::Stop`].
+    pub(super) async fn run<P: Protocol>(&self, control: &Control<P>) -> io::Result<()> {
+        let waker = self.commands.waker().clone();
+        let event = tokio_uring::fs::File::from_std(waker.as_fd().try_clone_to_owned()?.into());
+        let mut count = Vec::with_capacity(8);
+        loop {
+            if self.take(control)? {
+                return Ok(());
+            }
+            waker.announce_sleep();
+            if self.is_empty() {
+                // An eventfd has no position; reading it takes the whole count.
+                let (result, buffer) = event.read_at(count, 0).await;
+                result?;
+                count = buffer;
+                count.clear();
+            } else {
+                waker.cancel_sleep();
+                tokio::task::yield_now().await;
+            }
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.commands.is_empty() && self.handoffs.is_empty() && self.media.is_empty()
+    }
+
+    /// Takes a batch from each queue; true when told to stop.
+    fn take<P: Protocol>(&self, control: &Control<P>) -> io::Result<bool> {
+        while let Some(command) = self.commands.try_recv() {
+            match command {
+                ControlCommand::Reload {
+                    config,
+                    tls,
+                    listeners,
+                } => control.reload(config, tls, listeners)?,
+                ControlCommand::Drain => control.drain(),
+                ControlCommand::Stop => return Ok(true),
+            }
+        }
+        for _ in 0..BATCH {
+            let Some(event) = self.media.try_recv() else {
+                break;
+            };
+            control.input(Input::Media(event));
+        }
+        for _ in 0..BATCH {
+            let Some(message) = self.handoffs.try_recv() else {
+                break;
+            };
+            control.input(Input::Handoff(message));
+        }
+        Ok(false)
+    }
+}

@@ -1,0 +1,219 @@
+//! What a control thread sends to other threads. Nothing blocks: what does not fit waits here in order, within bounds, and
+//! is retried; what may not wait is refused to the sender.
+
+use crate::handoff::{Full, Sender};
+use edge_proto::b2bua::HandoffMessage;
+use edge_proto::event::{Event, EventKind};
+use edge_proto::id::CoreId;
+use edge_proto::relay::{MediaCommand, MediaEvent};
+use std::collections::VecDeque;
+
+/// While so many media commands wait, allocations are refused. Commands for allocations that exist still wait: there are
+/// few of them per allocation, and a teardown may not get lost.
+const MEDIA_BACKLOG: usize = 1024;
+
+/// While so many events wait, events are dropped, but for the ends of legs and calls: those are billing records.
+const EVENT_BACKLOG: usize = 64 * 1024;
+
+/// The hard end of patience also for records: the reporter has been stuck for a very long time.
+const RECORD_BACKLOG: usize = 4 * EVENT_BACKLOG;
+
+/// Queues to other threads.
+#[derive(Debug)]
+pub struct Outlets {
+    media: Sender<MediaCommand>,
+    cores: Vec<Sender<HandoffMessage>>,
+    events: Sender<(CoreId, Event)>,
+    media_backlog: VecDeque<MediaCommand>,
+    event_backlog: VecDeque<(CoreId, Event)>,
+}
+
+impl Outlets {
+    /// `cores`: one queue per core, by [`CoreId`]; the own one is never used.
+    pub fn new(
+        media: Sender<MediaCommand>,
+        cores: Vec<Sender<HandoffMessage>>,
+        events: Sender<(CoreId, Event)>,
+    ) -> Self {
+        Outlets {
+            media,
+            cores,
+            events,
+            media_backlog: VecDeque::new(),
+            event_backlog: VecDeque::new(),
+        }
+    }
+
+    /// To this core's media thread. Some event: the refusal, as the media thread would have answered.
+    pub(super) fn media(&mut self, command: MediaCommand) -> Option<MediaEvent> {
+        if let MediaCommand::Open { allocation, .. } = command
+            && self.media_backlog.len() >= MEDIA_BACKLOG
+        {
+            return Some(MediaEvent::OpenFailed {
+                allocation,
+                reason: "the media thread is overloaded".to_owned(),
+            });
+        }
+        self.media_backlog.push_back(command);
+        drain(&mut self.media_backlog, &self.media);
+        None
+    }
+
+    #[expect(
+        clippy::result_large_err,
+        reason = "the message moves on either way; a box would cost an allocation"
+    )]
+    /// To another core's control thread; the message comes back when there is no room or no such core.
+    pub(super) fn handoff(
+        &self,
+        core: CoreId,
+        message: HandoffMessage,
+    ) -> Result<(), HandoffMessage> {
+        match self.cores.get(usize::from(core.0)) {
+            Some(queue) => queue.try_send(message).map_err(|Full(message)| message),
+            None => Err(message),
+        }
+    }
+
+    /// To the reporter. False: the event was dropped.
+    pub(super) fn event(&mut self, core: CoreId, event: Event) -> bool {
+        let is_record = matches!(
+            event.kind,
+            EventKind::LegEnded(_) | EventKind::CallEnded { .. }
+        );
+        let limit = if is_record {
+            RECORD_BACKLOG
+        } else {
+            EVENT_BACKLOG
+        };
+        if self.event_backlog.len() >= limit {
+            return false;
+        }
+        self.event_backlog.push_back((core, event));
+        drain(&mut self.event_backlog, &self.events);
+        true
+    }
+
+    /// Tries again what waits; true when nothing is left.
+    pub(super) fn retry(&mut self) -> bool {
+        let media = drain(&mut self.media_backlog, &self.media);
+        let events = drain(&mut self.event_backlog, &self.events);
+        media && events
+    }
+
+    /// Whether something waits to be sent.
+    pub(super) fn has_backlog(&self) -> bool {
+        !self.media_backlog.is_empty() || !self.event_backlog.is_empty()
+    }
+}
+
+/// Moves items from `backlog` to `queue` until one of them is exhausted; true when the backlog is empty.
+fn drain<T>(backlog: &mut VecDeque<T>, queue: &Sender<T>) -> bool {
+    while let Some(item) = backlog.pop_front() {
+        if let Err(Full(item)) = queue.try_send(item) {
+            backlog.push_front(item);
+            return false;
+        }
+    }
+    true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::handoff::bounded;
+    use edge_proto::event::Cause;
+    use edge_proto::id::AllocationId;
+    use edge_proto::relay::LatchMode;
+    use edge_proto::time::Instant;
+
+    fn allocation(slot: u32) -> AllocationId {
+        AllocationId {
+            slot,
+            generation: 0,
+        }
+    }
+
+    fn open(slot: u32) -> MediaCommand {
+        MediaCommand::Open {
+            allocation: allocation(slot),
+            local: "127.0.0.1:10000".parse().unwrap(),
+            latch: LatchMode::Off,
+        }
+    }
+
+    fn close(slot: u32) -> MediaCommand {
+        MediaCommand::Close {
+            allocation: allocation(slot),
+        }
+    }
+
+    fn event(kind: EventKind) -> Event {
+        Event {
+            at: Instant::ZERO,
+            call: None,
+            leg: None,
+            kind,
+        }
+    }
+
+    #[test]
+    fn media_commands_wait_in_order_and_only_openings_are_refused() {
+        let (media, commands) = bounded(1).unwrap();
+        let (events, _events) = bounded(1).unwrap();
+        let mut outlets = Outlets::new(media, Vec::new(), events);
+        for slot in 0..=MEDIA_BACKLOG as u32 {
+            assert_eq!(outlets.media(open(slot)), None);
+        }
+        let refusal = outlets.media(open(99_999)).unwrap();
+        assert!(
+            matches!(refusal, MediaEvent::OpenFailed { allocation: a, .. } if a == allocation(99_999))
+        );
+        assert_eq!(outlets.media(close(0)), None);
+        let mut seen = Vec::new();
+        while let Some(command) = commands.try_recv() {
+            seen.push(command);
+            outlets.retry();
+        }
+        assert!(!outlets.has_backlog());
+        assert_eq!(seen.len(), MEDIA_BACKLOG + 2);
+        assert_eq!(seen.first(), Some(&open(0)));
+        assert_eq!(seen.last(), Some(&close(0)));
+    }
+
+    #[test]
+    fn records_outlive_other_events_when_the_reporter_is_stuck() {
+        let (media, _commands) = bounded(1).unwrap();
+        let (events, received) = bounded(1).unwrap();
+        let mut outlets = Outlets::new(media, Vec::new(), events);
+        let overflow = || event(EventKind::Overflow { queue: "media" });
+        for _ in 0..=EVENT_BACKLOG {
+            assert!(outlets.event(CoreId(0), overflow()));
+        }
+        assert!(!outlets.event(CoreId(0), overflow()));
+        let record = event(EventKind::CallEnded {
+            cause: Cause::Completed,
+        });
+        assert!(outlets.event(CoreId(0), record.clone()));
+        let mut last = None;
+        while let Some(item) = received.try_recv() {
+            last = Some(item);
+            outlets.retry();
+        }
+        assert_eq!(last, Some((CoreId(0), record)));
+    }
+
+    #[test]
+    fn a_handoff_comes_back_when_the_queue_is_full_or_the_core_unknown() {
+        let (media, _commands) = bounded(1).unwrap();
+        let (events, _events) = bounded(1).unwrap();
+        let (core, _queue) = bounded(1).unwrap();
+        let outlets = Outlets::new(media, vec![core], events);
+        let message = || HandoffMessage::ConnectionGone {
+            connection: edge_proto::id::ConnectionId::accepted(CoreId(0), 1),
+        };
+        assert!(outlets.handoff(CoreId(0), message()).is_ok());
+        assert!(outlets.handoff(CoreId(0), message()).is_err());
+        assert!(outlets.handoff(CoreId(7), message()).is_err());
+    }
+}

@@ -38,7 +38,7 @@ impl Host {
         }
         if let Some(rest) = text.strip_prefix('[') {
             let inner = rest.strip_suffix(']').ok_or(HostError::Invalid)?;
-            return inner.parse().map(Host::V6).map_err(|_| HostError::Invalid);
+            return parse_ipv6(inner).map(Host::V6).ok_or(HostError::Invalid);
         }
         if let Ok(address) = text.parse() {
             return Ok(Host::V4(address));
@@ -108,6 +108,17 @@ impl fmt::Display for Host {
     }
 }
 
+/// An IPv6 address, also with the third colon before an embedded IPv4 address that RFC 3261's grammar produced by mistake and
+/// RFC 5118 §4.10 asks to tolerate. It leaves with two.
+fn parse_ipv6(text: &str) -> Option<Ipv6Addr> {
+    if let Ok(address) = text.parse() {
+        return Some(address);
+    }
+    let (before, embedded) = text.split_once(":::")?;
+    embedded.parse::<Ipv4Addr>().ok()?;
+    format!("{before}::{embedded}").parse().ok()
+}
+
 /// Parses a port: 1 to 5 digits, not zero.
 pub(crate) fn parse_port(text: &str) -> Result<u16, HostError> {
     if text.is_empty() || text.len() > 5 || !text.bytes().all(|b| b.is_ascii_digit()) {
@@ -153,6 +164,7 @@ mod tests {
             ("192.0.2.1", "192.0.2.1"),
             ("[2001:DB8::1]", "[2001:db8::1]"),
             ("[::ffff:192.0.2.1]", "[::ffff:192.0.2.1]"),
+            ("[2001:db8:::192.0.2.1]", "[2001:db8::c000:201]"),
         ] {
             assert_eq!(Host::parse(text).unwrap().to_string(), shown);
         }
@@ -186,6 +198,8 @@ mod tests {
             "[]",
             "[192.0.2.1]",
             "[fe80::1%eth0]",
+            "[2001:db8:::1]",
+            "[2001:db8::::192.0.2.1]",
             "a b",
             "a%2eb",
             "a@b",

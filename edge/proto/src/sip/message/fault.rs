@@ -69,6 +69,8 @@ pub enum MessageFault {
     CSeq(CSeqError),
     #[error("the method of CSeq is not that of the request")]
     CSeqMethod,
+    #[error("the method of CSeq is not that of the request, which is unknown here")]
+    CSeqUnknownMethod,
     #[error("Max-Forwards is not a number from 0 to 255")]
     MaxForwards,
     #[error("Content-Length is not a number")]
@@ -83,6 +85,8 @@ impl MessageFault {
         match self {
             MessageFault::TooLarge => 513,
             MessageFault::Version => 505,
+            // A future method may have rules for CSeq that are not known yet (RFC 4475 §3.1.2.18).
+            MessageFault::CSeqUnknownMethod => 501,
             MessageFault::TooManyVias => 483,
             _ => 400,
         }

@@ -277,8 +277,14 @@ impl<'a> Typed<'a> {
             return Err(MessageFault::CallId);
         }
         let cseq = CSeq::parse(self.text(cseq)).map_err(MessageFault::CSeq)?;
-        if matches!(&start, StartLine::Request { method, .. } if *method != cseq.method) {
-            return Err(MessageFault::CSeqMethod);
+        match &start {
+            StartLine::Request { method, .. } if *method == cseq.method => {}
+            StartLine::Request {
+                method: Method::Other(_),
+                ..
+            } => return Err(MessageFault::CSeqUnknownMethod),
+            StartLine::Request { .. } => return Err(MessageFault::CSeqMethod),
+            StartLine::Response { .. } => {}
         }
         Ok(TypedParts {
             start: match start {

@@ -87,9 +87,9 @@ impl Allocation {
         source: SocketAddr,
         packet: &mut [u8],
     ) -> Result<Accepted, DropReason> {
-        let judgement = self.latch.judge(component, source);
+        let judgement = self.latch.judge(now, component, source);
         match judgement {
-            Judgement::Latched | Judgement::Candidate => {}
+            Judgement::Latched | Judgement::Candidate | Judgement::Predecessor => {}
             Judgement::NoRemote => return Err(DropReason::NoRemote),
             Judgement::Stranger => {
                 self.strangers += 1;

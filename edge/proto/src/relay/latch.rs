@@ -2,7 +2,14 @@
 
 use super::{Component, RemoteMedia};
 use crate::config::LatchMode;
+use crate::time::{Duration, Instant};
 use std::net::{IpAddr, SocketAddr};
+
+/// How long the source that was learned under a description may speak under the next without being learned again.
+///
+/// A peer that moves to another port sends from the old one until it has the answer (RFC 3264 §8.3.1). Learning the old one
+/// again would shut out the new; refusing it would cut speech; and a peer that moved in its SDP alone is learned after this.
+const SUCCESSION: Duration = Duration::from_secs(2);
 
 /// What the latch says about a source.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -11,6 +18,8 @@ pub(super) enum Judgement {
     Latched,
     /// Nothing is learned yet and this source may be: call [`Latch::learn`] once its packet proved to be media.
     Candidate,
+    /// It may speak while nobody else is learned, but is not to be learned: see [`SUCCESSION`].
+    Predecessor,
     /// No remote description to judge by.
     NoRemote,
     Stranger,
@@ -23,6 +32,8 @@ pub(super) struct Latch {
     mode: LatchMode,
     remote: Option<RemoteMedia>,
     learned: [Option<SocketAddr>; 2],
+    /// The sources learned under the description before, and until when they are not learned again.
+    former: [Option<(SocketAddr, Instant)>; 2],
 }
 
 impl Latch {
@@ -31,6 +42,7 @@ impl Latch {
             mode,
             remote: None,
             learned: [None; 2],
+            former: [None; 2],
         }
     }
 
@@ -47,7 +59,7 @@ impl Latch {
     }
 
     /// Judges the source of a packet.
-    pub fn judge(&self, component: Component, source: SocketAddr) -> Judgement {
+    pub fn judge(&self, now: Instant, component: Component, source: SocketAddr) -> Judgement {
         if let Some(learned) = self.learned(component) {
             return if learned == source {
                 Judgement::Latched
@@ -57,14 +69,23 @@ impl Latch {
         }
         match (self.remote, self.described(component)) {
             (Some(remote), Some(described)) => {
-                if self.is_candidate(component, source, &remote, described) {
-                    Judgement::Candidate
-                } else {
+                if !self.is_candidate(component, source, &remote, described) {
                     Judgement::Stranger
+                } else if self.is_former(now, component, source)
+                    && !same_endpoint(source, described)
+                {
+                    Judgement::Predecessor
+                } else {
+                    Judgement::Candidate
                 }
             }
             _ => Judgement::NoRemote,
         }
+    }
+
+    fn is_former(&self, now: Instant, component: Component, source: SocketAddr) -> bool {
+        let former = self.former.get(component.index()).copied().flatten();
+        former.is_some_and(|(address, until)| address == source && now < until)
     }
 
     fn is_candidate(
@@ -119,20 +140,34 @@ impl Latch {
         true
     }
 
-    fn forget(&mut self, component: Component) -> bool {
-        self.learned
-            .get_mut(component.index())
-            .is_some_and(|learned| learned.take().is_some())
+    fn forget(&mut self, component: Component) -> Option<SocketAddr> {
+        self.learned.get_mut(component.index())?.take()
     }
 
     /// Takes a remote description. One that differs from the last re-opens the latch; returned are the components whose
     /// learned source was forgotten (RTP, RTCP).
-    pub fn set_remote(&mut self, remote: RemoteMedia) -> [bool; 2] {
+    pub fn set_remote(&mut self, now: Instant, remote: RemoteMedia) -> [bool; 2] {
         if self.remote == Some(remote) {
             return [false; 2];
         }
+        let before = Component::ALL.map(|component| self.described(component));
         self.remote = Some(remote);
-        Component::ALL.map(|component| self.forget(component))
+        let mut forgotten = [false; 2];
+        for (component, before) in Component::ALL.into_iter().zip(before) {
+            let learned = self.forget(component);
+            let moved = before != self.described(component);
+            if let Some(flag) = forgotten.get_mut(component.index()) {
+                *flag = learned.is_some();
+            }
+            if let Some(former) = self.former.get_mut(component.index()) {
+                *former = match learned {
+                    Some(source) if moved => Some((source, now + SUCCESSION)),
+                    Some(_) => None,
+                    None => *former,
+                };
+            }
+        }
+        forgotten
     }
 
     /// Where packets for the peer go: to the learned source, else to what its SDP says. RTCP without a learned source follows
@@ -191,7 +226,7 @@ mod tests {
 
     fn latch(mode: LatchMode) -> Latch {
         let mut latch = Latch::new(mode);
-        assert_eq!(latch.set_remote(described()), [false; 2]);
+        assert_eq!(latch.set_remote(Instant::ZERO, described()), [false; 2]);
         latch
     }
 
@@ -199,7 +234,7 @@ mod tests {
     fn nothing_is_judged_before_a_description() {
         let latch = Latch::new(LatchMode::Any);
         assert_eq!(
-            latch.judge(Component::Rtp, at("192.0.2.1:4000")),
+            latch.judge(Instant::ZERO, Component::Rtp, at("192.0.2.1:4000")),
             Judgement::NoRemote
         );
         assert_eq!(latch.destination(Component::Rtp), None);
@@ -225,18 +260,18 @@ mod tests {
                 (LatchMode::Any, any),
             ] {
                 assert_eq!(
-                    latch(mode).judge(Component::Rtp, at(source)),
+                    latch(mode).judge(Instant::ZERO, Component::Rtp, at(source)),
                     expected,
                     "{source} {mode:?}"
                 );
             }
         }
         assert_eq!(
-            latch(LatchMode::Off).judge(Component::Rtcp, at("192.0.2.1:4001")),
+            latch(LatchMode::Off).judge(Instant::ZERO, Component::Rtcp, at("192.0.2.1:4001")),
             Candidate
         );
         assert_eq!(
-            latch(LatchMode::Off).judge(Component::Rtcp, at("192.0.2.1:4000")),
+            latch(LatchMode::Off).judge(Instant::ZERO, Component::Rtcp, at("192.0.2.1:4000")),
             Stranger
         );
     }
@@ -246,14 +281,26 @@ mod tests {
         let mut latch = latch(LatchMode::Any);
         let (first, second) = (at("203.0.113.1:9"), at("192.0.2.1:4000"));
         assert!(!latch.learn(Component::Rtp, first));
-        assert_eq!(latch.judge(Component::Rtp, first), Judgement::Latched);
-        assert_eq!(latch.judge(Component::Rtp, second), Judgement::Stranger);
+        assert_eq!(
+            latch.judge(Instant::ZERO, Component::Rtp, first),
+            Judgement::Latched
+        );
+        assert_eq!(
+            latch.judge(Instant::ZERO, Component::Rtp, second),
+            Judgement::Stranger
+        );
         assert_eq!(latch.destination(Component::Rtp), Some(first));
-        assert_eq!(latch.set_remote(described()), [false; 2]);
-        assert_eq!(latch.judge(Component::Rtp, second), Judgement::Stranger);
+        assert_eq!(latch.set_remote(Instant::ZERO, described()), [false; 2]);
+        assert_eq!(
+            latch.judge(Instant::ZERO, Component::Rtp, second),
+            Judgement::Stranger
+        );
         let moved = remote("192.0.2.7:4000", "192.0.2.7:4001", "198.51.100.1");
-        assert_eq!(latch.set_remote(moved), [true, false]);
-        assert_eq!(latch.judge(Component::Rtp, second), Judgement::Candidate);
+        assert_eq!(latch.set_remote(Instant::ZERO, moved), [true, false]);
+        assert_eq!(
+            latch.judge(Instant::ZERO, Component::Rtp, second),
+            Judgement::Candidate
+        );
         assert_eq!(latch.destination(Component::Rtp), Some(moved.rtp));
     }
 
@@ -270,7 +317,10 @@ mod tests {
             ("192.0.2.1:4001", Judgement::Candidate),
             ("203.0.113.2:6001", Judgement::Stranger),
         ] {
-            assert_eq!(latch.judge(Component::Rtcp, at(source)), expected);
+            assert_eq!(
+                latch.judge(Instant::ZERO, Component::Rtcp, at(source)),
+                expected
+            );
         }
         latch.learn(Component::Rtcp, at("203.0.113.1:77"));
         assert_eq!(
@@ -285,13 +335,53 @@ mod tests {
         latch.learn(Component::Rtcp, at("203.0.113.66:1"));
         assert!(latch.learn(Component::Rtp, at("192.0.2.1:4000")));
         assert_eq!(
-            latch.judge(Component::Rtcp, at("203.0.113.66:1")),
+            latch.judge(Instant::ZERO, Component::Rtcp, at("203.0.113.66:1")),
             Judgement::Stranger
         );
         assert_eq!(
             latch.destination(Component::Rtcp),
             Some(at("192.0.2.1:4001"))
         );
+    }
+
+    #[test]
+    fn the_former_source_may_speak_but_gives_way_to_the_new_one() {
+        use Judgement::{Candidate, Latched, Predecessor, Stranger};
+        let former = at("192.0.2.1:4000");
+        let moved = remote("192.0.2.1:4002", "192.0.2.1:4003", "198.51.100.1");
+        let start = Instant::from_millis(5);
+        let fresh = || {
+            let mut latch = latch(LatchMode::Signalling);
+            latch.learn(Component::Rtp, former);
+            assert_eq!(latch.set_remote(start, moved), [true, false]);
+            assert_eq!(latch.judge(start, Component::Rtp, former), Predecessor);
+            latch
+        };
+        let mut latch = fresh();
+        assert_eq!(latch.judge(start, Component::Rtp, moved.rtp), Candidate);
+        latch.learn(Component::Rtp, moved.rtp);
+        assert_eq!(latch.judge(start, Component::Rtp, moved.rtp), Latched);
+        assert_eq!(latch.judge(start, Component::Rtp, former), Stranger);
+        // Nobody new came: the peer moved in its SDP alone.
+        let late = start + SUCCESSION;
+        assert_eq!(fresh().judge(late, Component::Rtp, former), Candidate);
+        // The description names the former source, or did not change for this component.
+        for back in [
+            described(),
+            RemoteMedia {
+                signalling: former.ip(),
+                ..moved
+            },
+        ] {
+            let mut latch = fresh();
+            latch.learn(Component::Rtp, moved.rtp);
+            latch.set_remote(start, back);
+            assert_eq!(latch.judge(start, Component::Rtp, back.rtp), Candidate);
+        }
+        // Elsewhere altogether: no right to speak.
+        let mut latch = fresh();
+        latch.set_remote(start, remote("192.0.2.9:1", "192.0.2.9:2", "198.51.100.1"));
+        assert_eq!(latch.judge(start, Component::Rtp, former), Stranger);
     }
 
     #[test]
@@ -305,7 +395,7 @@ mod tests {
             "[ff02::1]:4000",
         ] {
             let mut latch = Latch::new(LatchMode::Any);
-            latch.set_remote(remote(address, address, "198.51.100.1"));
+            latch.set_remote(Instant::ZERO, remote(address, address, "198.51.100.1"));
             assert_eq!(latch.destination(Component::Rtp), None, "{address}");
             assert_eq!(latch.destination(Component::Rtcp), None, "{address}");
         }

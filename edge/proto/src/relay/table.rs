@@ -78,7 +78,9 @@ impl Relay {
                 local,
                 latch,
             } => self.open(allocation, local, latch),
-            MediaCommand::SetRemote { allocation, remote } => self.set_remote(allocation, remote),
+            MediaCommand::SetRemote { allocation, remote } => {
+                self.set_remote(now, allocation, remote);
+            }
             MediaCommand::Bridge {
                 a,
                 b,
@@ -230,14 +232,14 @@ impl Relay {
         }
     }
 
-    fn set_remote(&mut self, allocation: AllocationId, remote: RemoteMedia) {
+    fn set_remote(&mut self, now: Instant, allocation: AllocationId, remote: RemoteMedia) {
         let Some(entry) = self.get_mut(allocation) else {
             return;
         };
         if entry.state == State::Closing {
             return;
         }
-        let forgotten = entry.latch.set_remote(remote);
+        let forgotten = entry.latch.set_remote(now, remote);
         for (component, forgotten) in Component::ALL.into_iter().zip(forgotten) {
             if forgotten {
                 self.outputs.push_back(RelayOutput::Disconnect {

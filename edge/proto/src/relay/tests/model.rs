@@ -16,6 +16,8 @@ enum Step {
     SetRemote(u32, SocketAddr, SocketAddr, SocketAddr),
     Bridge(u32, u32, bool, bool),
     Unbridge(u32),
+    /// Milliseconds.
+    Pass(u64),
     Packet(u32, Component, SocketAddr, Content),
 }
 
@@ -59,6 +61,7 @@ fn step() -> impl Strategy<Value = Step> {
         3 => (slot(), address(), address(), address()).prop_map(|(s, a, b, c)| Step::SetRemote(s, a, b, c)),
         4 => (slot(), slot(), muted(), muted()).prop_map(|(a, b, x, y)| Step::Bridge(a, b, x, y)),
         1 => slot().prop_map(Step::Unbridge),
+        4 => (1u64..1500).prop_map(Step::Pass),
         60 => (slot(), packet, address()).prop_map(|(s, (c, p), a)| Step::Packet(s, c, a, p)),
     ]
 }
@@ -70,6 +73,8 @@ struct Said {
     remote: Option<RemoteMedia>,
     /// Media accepted since the description last changed, oldest first.
     accepted: Vec<(Component, SocketAddr)>,
+    /// The source that counted under the description before, when another address was described, and until when it only speaks.
+    former: [Option<(SocketAddr, Instant)>; 2],
     strangers: u64,
 }
 
@@ -154,9 +159,10 @@ impl Model {
         self.directions.retain(|&(a, b), _| a != slot && b != slot);
     }
 
-    /// Takes a packet: `Some` when it must be forwarded.
+    /// Takes a packet at `now`: `Some` when it must be forwarded.
     fn packet(
         &mut self,
+        now: Instant,
         slot: u32,
         component: Component,
         source: SocketAddr,
@@ -172,7 +178,13 @@ impl Model {
             (Component::Rtcp, Content::Rtcp) => None,
             _ => return None,
         };
-        said.accepted.push((component, source));
+        let described = said.remote.map(|r| [r.rtp, r.rtcp][component.index()]);
+        let only_speaks = said.source(component).is_none()
+            && said.former[component.index()].is_some_and(|(a, until)| a == source && now < until)
+            && described != Some(source);
+        if !only_speaks {
+            said.accepted.push((component, source));
+        }
         let (&(_, to), &muted) = self
             .directions
             .iter()
@@ -207,6 +219,7 @@ impl Run {
                             mode,
                             remote: None,
                             accepted: vec![],
+                            former: [None; 2],
                             strangers: 0,
                         },
                     );
@@ -237,6 +250,13 @@ impl Run {
                 if let Some(said) = model.open.get_mut(&slot)
                     && said.remote != Some(remote)
                 {
+                    for (component, address) in Component::ALL.into_iter().zip([rtp, rtcp]) {
+                        let before = said.remote.map(|r| [r.rtp, r.rtcp][component.index()]);
+                        if let Some(source) = said.source(component) {
+                            said.former[component.index()] = (before != Some(address))
+                                .then(|| (source, bench.now + Duration::from_secs(2)));
+                        }
+                    }
                     said.remote = Some(remote);
                     said.accepted.clear();
                 }
@@ -261,6 +281,7 @@ impl Run {
                 });
                 model.unbridge(slot);
             }
+            Step::Pass(millis) => bench.now = bench.now + Duration::from_millis(millis),
             Step::Packet(slot, component, source, content) => {
                 self.packet(slot, component, source, content)?;
             }
@@ -304,7 +325,7 @@ impl Run {
         };
         prop_assert_eq!(
             seen,
-            model.packet(slot, component, source, content),
+            model.packet(bench.now, slot, component, source, content),
             "{:?}",
             verdict
         );

@@ -522,22 +522,11 @@ impl<P: Protocol> Control<P> {
             // Waiting for the peer's FIN: what it still says is for nobody.
             return;
         }
-        self.step(|driver| {
+        let (fault, peer_closed) = self.step(|driver| {
             let now = driver.now();
             let (fed, verified) = connection.receive(bytes, now);
             if verified {
-                if let Some(summary) = connection.tls_summary() {
-                    driver.note(connection, format!("TLS established: {summary}"));
-                }
-                if let Some(local) = connection.local.get()
-                    && connection.id.is_originated()
-                    && !connection.reported.get()
-                {
-                    driver.inputs.push_back(Input::Connected {
-                        connection: connection.id,
-                        local,
-                    });
-                }
+                driver.verified(connection);
             }
             if !fed.plaintext.is_empty() && !connection.reported.get() {
                 driver.inputs.push_back(Input::Received {
@@ -545,13 +534,21 @@ impl<P: Protocol> Control<P> {
                     bytes: fed.plaintext,
                 });
             }
-            if let Some(fault) = fed.fault {
-                driver.note(connection, format!("TLS failed: {fault}"));
-                driver.end(connection, CloseReason::TlsFailed(fault));
-            } else if fed.peer_closed {
-                driver.end(connection, CloseReason::Peer);
-            }
+            (fed.fault, fed.peer_closed)
         });
+        // A step of its own: the answers to what came before the end are queued now, and still go out.
+        if fault.is_some() || peer_closed {
+            self.step(|driver| {
+                let reason = match fault {
+                    Some(fault) => {
+                        driver.note(connection, format!("TLS failed: {fault}"));
+                        CloseReason::TlsFailed(fault)
+                    }
+                    None => CloseReason::Peer,
+                };
+                driver.end(connection, reason);
+            });
+        }
     }
 
     /// The peer ended or reset the connection, or it could not be made.
@@ -695,6 +692,22 @@ impl<P: Protocol> Control<P> {
 }
 
 impl<P: Protocol> Driver<P> {
+    /// The TLS handshake is over and the peer is who it should be.
+    fn verified(&mut self, connection: &Connection) {
+        if let Some(summary) = connection.tls_summary() {
+            self.note(connection, format!("TLS established: {summary}"));
+        }
+        if let Some(local) = connection.local.get()
+            && connection.id.is_originated()
+            && !connection.reported.get()
+        {
+            self.inputs.push_back(Input::Connected {
+                connection: connection.id,
+                local,
+            });
+        }
+    }
+
     /// A connection is over for the protocol; what it had queued still goes out.
     fn end(&mut self, connection: &Rc<Connection>, reason: CloseReason) {
         let reason = match (connection.state(), reason) {

@@ -5,6 +5,7 @@ mod lifecycle;
 mod limits;
 mod outbound;
 mod threads;
+mod tls;
 
 use super::listener::{ListenSocket, ListenerSetup, bind};
 use super::resolver::ResolverSettings;

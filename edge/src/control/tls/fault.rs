@@ -16,6 +16,10 @@ pub fn describe(error: &Error) -> String {
             | PeerIncompatible::Tls12NotOffered
             | PeerIncompatible::Tls12NotOfferedOrEnabled,
         ) => "protocol version: peer speaks neither TLS 1.2 nor TLS 1.3".to_owned(),
+        // Optional in TLS 1.2 on paper; in practice every client that speaks it sends the extension.
+        Error::PeerIncompatible(PeerIncompatible::SignatureAlgorithmsExtensionRequired) => {
+            "protocol version: peer offers no signature algorithms, as before TLS 1.2".to_owned()
+        }
         Error::PeerIncompatible(PeerIncompatible::NoCipherSuitesInCommon) => {
             "no cipher suite in common".to_owned()
         }
@@ -40,6 +44,10 @@ pub(super) fn describe_certificate(fault: &CertificateError) -> String {
         }
         CertificateError::UnknownIssuer => {
             "certificate has an unknown issuer (self-signed, or its CA or an intermediate is missing)"
+                .to_owned()
+        }
+        CertificateError::BadSignature => {
+            "certificate was not signed by the authority it names (one of that name is trusted, with another key)"
                 .to_owned()
         }
         CertificateError::NotValidForName => "certificate is not valid for the name".to_owned(),

@@ -1,14 +1,14 @@
 //! The validated configuration, as far as decisions depend on it. `edge` builds it from TOML; nothing here parses a file.
 
 use crate::id::{ListenerId, TrunkId};
-use crate::time::Duration;
+use crate::time::{Duration, Instant};
 use crate::trunk::AllowTable;
 use ipnet::IpNet;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU32;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 /// A transport for SIP.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -215,8 +215,39 @@ pub struct Trunk {
     /// Added to every INVITE sent to this trunk; checked to be free of control characters.
     pub headers: Vec<(String, String)>,
     pub transfer: Option<TransferPolicy>,
-    /// Legs alive on all cores: the one counter that cores share (not per packet).
-    pub active_legs: Arc<AtomicU32>,
+    /// What cores share of it (never touched per packet).
+    pub load: Arc<TrunkLoad>,
+}
+
+/// Counters of one trunk that all cores share; they outlive a reload that keeps the trunk.
+#[derive(Debug, Default)]
+pub struct TrunkLoad {
+    /// Legs alive.
+    pub legs: AtomicU32,
+    /// The second that is counted (high 32 bits) and the calls in it (low 32 bits).
+    rate: AtomicU64,
+}
+
+impl Trunk {
+    /// Counts a new call against `max_calls_per_s`. `false`: this second's are used up.
+    pub fn admit_rate(&self, now: Instant) -> bool {
+        if self.max_calls_per_s == 0 {
+            return true;
+        }
+        let second = now.as_nanos() / 1_000_000_000;
+        let counted = self
+            .load
+            .rate
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |word| {
+                let calls = if word >> 32 == second & 0xffff_ffff {
+                    word & 0xffff_ffff
+                } else {
+                    0
+                };
+                (calls < u64::from(self.max_calls_per_s)).then_some((second << 32) | (calls + 1))
+            });
+        counted.is_ok()
+    }
 }
 
 impl Trunk {
@@ -246,7 +277,7 @@ impl Trunk {
             max_calls: 0,
             headers: Vec::new(),
             transfer: None,
-            active_legs: Arc::new(AtomicU32::new(0)),
+            load: Arc::default(),
         }
     }
 }

@@ -1,3 +1,255 @@
 //! Calls, their legs, and transfers.
+//!
+//! A [`Call`] owns all of its legs. It reacts to what its peers, its media and its timers say, and acts on the world only
+//! through [`Context`].
 
+mod admission;
+mod leg;
+mod media;
+mod modify;
+mod notify;
+mod originate;
 pub mod policy;
+mod refer;
+mod release;
+mod setup;
+
+pub(crate) use admission::Admission;
+
+use crate::b2bua::{Context, Origin, TimerKind};
+use crate::event::{CallId, Cause, EventKind, LegNumber};
+use crate::sip::transaction::ServerKey;
+use crate::sip::{HeaderName, Message, Method};
+use crate::trunk::TrunkSet;
+use leg::{Leg, LegState};
+use refer::Transfer;
+use setup::Setup;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// Index of a call in its core's table; the generation tells a late message for an earlier user of the slot.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub(crate) struct CallKey {
+    pub index: u32,
+    pub generation: u32,
+}
+
+/// Legs a call may have had in its life; far above what transfers need.
+const MAX_LEGS: LegNumber = 64;
+
+/// One call: the caller's leg, the callee's, and while a transfer runs the target's.
+pub(crate) struct Call {
+    pub key: CallKey,
+    pub id: CallId,
+    legs: BTreeMap<LegNumber, Leg>,
+    last_leg: LegNumber,
+    /// The legs that hear each other.
+    bridge: Option<(LegNumber, LegNumber)>,
+    /// While the caller waits for an answer.
+    setup: Option<Setup>,
+    transfer: Option<Transfer>,
+    /// The transferor of a transfer that is over, until its final NOTIFY is answered.
+    releasing: Option<LegNumber>,
+    /// Accepted REFERs, and bridged ones.
+    transfers_started: u32,
+    transfers_bridged: u32,
+    refers_tried: u32,
+    /// Why it ended, for the last event.
+    cause: Cause,
+}
+
+impl Call {
+    pub fn new(key: CallKey, cx: &mut Context) -> Self {
+        Call {
+            key,
+            id: Arc::from(cx.random_hex(16)),
+            legs: BTreeMap::new(),
+            last_leg: 0,
+            bridge: None,
+            setup: None,
+            transfer: None,
+            releasing: None,
+            transfers_started: 0,
+            transfers_bridged: 0,
+            refers_tried: 0,
+            cause: Cause::Completed,
+        }
+    }
+
+    /// The trunk of a leg, for reports.
+    pub fn leg_label(&self, leg: LegNumber) -> Option<Arc<str>> {
+        self.legs.get(&leg).map(|leg| leg.label.clone())
+    }
+
+    pub(super) fn event(&self, cx: &mut Context, leg: LegNumber, kind: EventKind) {
+        cx.event(Some(self.id.clone()), Some(leg), kind);
+    }
+
+    pub(super) fn note(
+        &self,
+        cx: &mut Context,
+        leg: LegNumber,
+        kind: &'static str,
+        detail: String,
+        reason: Option<String>,
+    ) {
+        self.event(
+            cx,
+            leg,
+            EventKind::Note {
+                kind,
+                detail,
+                reason,
+            },
+        );
+    }
+
+    /// Adds a leg. `None` at the limit.
+    pub(super) fn add_leg(&mut self, make: impl FnOnce(LegNumber) -> Leg) -> Option<LegNumber> {
+        if self.last_leg >= MAX_LEGS {
+            return None;
+        }
+        self.last_leg += 1;
+        self.legs.insert(self.last_leg, make(self.last_leg));
+        Some(self.last_leg)
+    }
+
+    /// The leg that `leg` is bridged to.
+    pub(super) fn other(&self, leg: LegNumber) -> Option<LegNumber> {
+        match self.bridge {
+            Some((a, b)) if a == leg => Some(b),
+            Some((a, b)) if b == leg => Some(a),
+            _ => None,
+        }
+    }
+
+    /// A request within the dialog of `leg`.
+    pub fn on_request(
+        &mut self,
+        cx: &mut Context,
+        leg: LegNumber,
+        origin: &Origin,
+        candidates: TrunkSet,
+        key: ServerKey,
+        request: Message,
+    ) {
+        let Some(method) = request.method() else {
+            return;
+        };
+        if !self.source_allowed(cx, leg, candidates) {
+            self.note(
+                cx,
+                leg,
+                "refused",
+                format!("{} from {}", method.as_str(), origin.remote),
+                Some("the source is not listed by the dialog's trunk".to_owned()),
+            );
+            if method == Method::Refer {
+                return self.refuse_refer_source(cx, leg, key, &request);
+            }
+            return cx.reply(key, &request, 403);
+        }
+        let Some(l) = self.legs.get_mut(&leg) else {
+            return cx.reply(key, &request, 481);
+        };
+        let Some(dialog) = l.dialog.as_mut() else {
+            return cx.reply(key, &request, 481);
+        };
+        if request.from_tag() != Some(dialog.remote_tag.as_str()) {
+            return cx.reply(key, &request, 481);
+        }
+        if dialog.accept(request.cseq().number).is_err() {
+            // RFC 3261 §12.2.2.
+            return cx.reply(key, &request, 500);
+        }
+        if matches!(l.state, LegState::Ending | LegState::Over) && method != Method::Bye {
+            return cx.reply(key, &request, 481);
+        }
+        l.hop = Some(origin.hop);
+        l.peer = Some(origin.remote);
+        match method {
+            Method::Bye => self.on_bye(cx, leg, key, &request),
+            Method::Invite => self.on_reinvite(cx, leg, key, request),
+            Method::Update => self.on_update(cx, leg, key, &request),
+            Method::Refer => self.on_refer(cx, leg, origin, key, &request),
+            Method::Options => {
+                let response = cx
+                    .response(&request, 200, None)
+                    .header(HeaderName::Allow, crate::b2bua::ALLOW);
+                cx.respond(key, 200, response);
+            }
+            Method::Notify => cx.reply(key, &request, 481),
+            _ => {
+                let response = cx
+                    .response(&request, 405, None)
+                    .header(HeaderName::Allow, crate::b2bua::ALLOW);
+                cx.respond(key, 405, response);
+            }
+        }
+    }
+
+    /// Whether a message from a source with these trunks may speak in the dialog of `leg`.
+    pub(super) fn source_allowed(
+        &self,
+        cx: &Context,
+        leg: LegNumber,
+        candidates: TrunkSet,
+    ) -> bool {
+        self.legs
+            .get(&leg)
+            .and_then(|leg| cx.config.trunk_named(&leg.trunk.name))
+            .is_some_and(|trunk| candidates.contains(trunk.id))
+    }
+
+    /// One of the leg's deadlines has come.
+    pub fn on_timer(&mut self, cx: &mut Context, leg: LegNumber, kind: TimerKind) {
+        match kind {
+            TimerKind::Ring => self.on_ring_timeout(cx, leg),
+            TimerKind::Auth => self.on_auth_timeout(cx, leg),
+            TimerKind::FinalNotify => self.on_final_notify_timeout(cx, leg),
+            TimerKind::LegEnd => self.leg_over(cx, leg),
+            TimerKind::MediaClosed => self.media_closed(cx, leg),
+            TimerKind::Reinvite => self.retry_reinvite(cx, leg),
+        }
+    }
+
+    /// Writes the CDR lines that are due and forgets legs with nothing left to do.
+    pub fn advance(&mut self, cx: &mut Context) {
+        let mut done = Vec::new();
+        for (&number, leg) in &mut self.legs {
+            if leg.end.is_some() && leg.media.lease.is_none() && !leg.recorded {
+                leg.recorded = true;
+                leg.uncount();
+                let record = leg.record(self.id.clone(), cx.now);
+                cx.event(
+                    Some(self.id.clone()),
+                    Some(number),
+                    EventKind::LegEnded(Box::new(record)),
+                );
+            }
+            if leg.recorded && leg.state == LegState::Over {
+                done.push(number);
+            }
+        }
+        for number in done {
+            if let Some(leg) = self.legs.remove(&number) {
+                cx.dialogs.remove(&leg.local_tag);
+                cx.forget_timers(self.key, number);
+            }
+        }
+    }
+
+    /// Whether nothing of it is left.
+    pub fn is_over(&self) -> bool {
+        self.legs.is_empty()
+    }
+
+    /// The last word about it.
+    pub fn retire(&mut self, cx: &mut Context) {
+        cx.event(
+            Some(self.id.clone()),
+            None,
+            EventKind::CallEnded { cause: self.cause },
+        );
+    }
+}

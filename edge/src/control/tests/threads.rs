@@ -38,6 +38,7 @@ fn a_message_goes_to_its_core_and_the_answer_back_to_the_connection() {
         message: HandoffMessage::Message {
             hop: Hop::Stream(connection),
             listener: Some(ListenerId(0)),
+            trunk: None,
             transport: Transport::Tcp,
             local: one.address(),
             remote,

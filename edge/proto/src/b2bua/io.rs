@@ -1,5 +1,4 @@
-//! The control facade: one [`B2bua`] per control thread. Bytes, media events and time go in as [`Input`]; what to do comes
-//! out as [`Output`]. Mutate once, drain the outputs, repeat.
+//! What crosses the boundary of the control facade: [`Input`] in, [`Output`] out.
 
 use crate::config::{Config, Transport};
 use crate::event::Event;
@@ -9,7 +8,7 @@ use bytes::Bytes;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-/// What happened. Handed to [`B2bua::handle`].
+/// What happened. Handed to [`super::B2bua::handle`].
 #[derive(Clone, Debug)]
 pub enum Input {
     /// A listener accepted a connection (for TLS: the TCP connection, before any handshake). The answer to a source that no
@@ -54,7 +53,7 @@ pub enum Input {
         core: CoreId,
         message: HandoffMessage,
     },
-    /// A time returned by [`B2bua::poll_timeout`] has come. Harmless when early.
+    /// A time returned by [`super::B2bua::poll_timeout`] has come. Harmless when early.
     Timeout,
     /// A new configuration is in force.
     Reload(Arc<Config>),
@@ -75,7 +74,7 @@ pub enum CloseReason {
     Local,
 }
 
-/// What to do. Taken from [`B2bua::poll_output`] until `None`.
+/// What to do. Taken from [`super::B2bua::poll_output`] until `None`.
 #[derive(Clone, Debug)]
 pub enum Output {
     /// Open a connection. Bytes may be transmitted at once: they wait for it (bounded), and are lost with it.
@@ -154,6 +153,8 @@ pub enum HandoffMessage {
         hop: Hop,
         /// `None` for connections that the edge opened.
         listener: Option<ListenerId>,
+        /// The trunk that a connection was opened to.
+        trunk: Option<Arc<str>>,
         transport: Transport,
         local: SocketAddr,
         remote: SocketAddr,

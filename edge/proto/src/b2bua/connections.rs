@@ -1,0 +1,264 @@
+//! The connections that carry SIP, as far as decisions depend on them: who is at the other end, and which one to reuse.
+
+use super::context::Context;
+use super::io::{CloseReason, Hop, Output, TlsTarget};
+use crate::config::{Transport, Trunk};
+use crate::event::EventKind;
+use crate::id::{ConnectionId, ListenerId};
+use crate::sip::StreamFramer;
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+/// Where a message came from, complete enough to judge and answer it on any core.
+#[derive(Clone, Debug)]
+pub(crate) struct Origin {
+    pub hop: Hop,
+    /// The listener that accepted; `None` on a connection that the edge opened.
+    pub listener: Option<ListenerId>,
+    /// The trunk a connection was opened to.
+    pub trunk: Option<Arc<str>>,
+    pub transport: Transport,
+    pub local: SocketAddr,
+    pub remote: SocketAddr,
+}
+
+/// One TCP or TLS connection of this core.
+pub(crate) struct Stream {
+    pub framer: StreamFramer,
+    pub listener: Option<ListenerId>,
+    /// Name of the trunk that an outgoing connection was opened to.
+    pub trunk: Option<Arc<str>>,
+    pub transport: Transport,
+    pub local: SocketAddr,
+    pub remote: SocketAddr,
+}
+
+/// Key of a connection that may carry requests of other dialogs too (RFC 3261 §18.1.1, RFC 5923): for TLS only connections
+/// whose peer was verified for the same trunk.
+type ReuseKey = (Transport, SocketAddr, Option<Arc<str>>);
+
+/// All connections of this core.
+#[derive(Default)]
+pub(crate) struct Connections {
+    streams: BTreeMap<ConnectionId, Stream>,
+    reuse: BTreeMap<ReuseKey, ConnectionId>,
+    serial: u64,
+}
+
+impl Connections {
+    pub fn get(&self, id: ConnectionId) -> Option<&Stream> {
+        self.streams.get(&id)
+    }
+
+    pub fn get_mut(&mut self, id: ConnectionId) -> Option<&mut Stream> {
+        self.streams.get_mut(&id)
+    }
+
+    pub fn contains(&self, id: ConnectionId) -> bool {
+        self.streams.contains_key(&id)
+    }
+
+    pub fn len(&self) -> usize {
+        self.streams.len()
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = (ConnectionId, &Stream)> {
+        self.streams.iter().map(|(&id, stream)| (id, stream))
+    }
+
+    fn key(stream: &Stream) -> ReuseKey {
+        let trunk = match stream.transport {
+            Transport::Tls => stream.trunk.clone(),
+            Transport::Tcp | Transport::Udp => None,
+        };
+        (stream.transport, stream.remote, trunk)
+    }
+
+    fn insert(&mut self, id: ConnectionId, stream: Stream) {
+        // An accepted TLS connection proves nothing about who may be called over it.
+        if stream.transport != Transport::Tls || stream.trunk.is_some() {
+            self.reuse.insert(Self::key(&stream), id);
+        }
+        self.streams.insert(id, stream);
+    }
+
+    pub fn remove(&mut self, id: ConnectionId) -> Option<Stream> {
+        let stream = self.streams.remove(&id)?;
+        let key = Self::key(&stream);
+        if self.reuse.get(&key) == Some(&id) {
+            self.reuse.remove(&key);
+        }
+        Some(stream)
+    }
+
+    /// A connection to `remote` that a request for `trunk` may use.
+    pub fn reusable(
+        &self,
+        transport: Transport,
+        remote: SocketAddr,
+        trunk: &str,
+    ) -> Option<ConnectionId> {
+        let trunk = match transport {
+            Transport::Tls => Some(Arc::from(trunk)),
+            Transport::Tcp | Transport::Udp => None,
+        };
+        self.reuse.get(&(transport, remote, trunk)).copied()
+    }
+}
+
+impl Context {
+    /// A listener accepted a connection: kept when some trunk lists its source, else closed without a word.
+    pub fn accept(
+        &mut self,
+        connection: ConnectionId,
+        listener: ListenerId,
+        local: SocketAddr,
+        remote: SocketAddr,
+    ) {
+        if self.config.allow.lookup(listener, remote.ip()).is_empty() {
+            self.access_dropped(listener, remote.ip(), "unlisted");
+            self.outputs.push_back(Output::Close { connection });
+            return;
+        }
+        if self.connections.len() >= self.config.sip.limits.connections {
+            self.access_dropped(listener, remote.ip(), "connection_limit");
+            self.outputs.push_back(Output::Close { connection });
+            return;
+        }
+        let Some(transport) = self.config.listener(listener).map(|l| l.transport) else {
+            self.outputs.push_back(Output::Close { connection });
+            return;
+        };
+        let framer = StreamFramer::new(self.message_limits());
+        self.connections.insert(
+            connection,
+            Stream {
+                framer,
+                listener: Some(listener),
+                trunk: None,
+                transport,
+                local,
+                remote,
+            },
+        );
+    }
+
+    pub fn access_dropped(&mut self, listener: ListenerId, source: IpAddr, reason: &'static str) {
+        self.event(
+            None,
+            None,
+            EventKind::AccessDropped {
+                listener,
+                source,
+                reason,
+            },
+        );
+    }
+
+    /// An outgoing connection is up.
+    pub fn connected(&mut self, connection: ConnectionId, local: SocketAddr) {
+        if let Some(stream) = self.connections.get_mut(connection) {
+            stream.local = local;
+        }
+    }
+
+    /// A connection is gone: what waits on it fails now, not at a timeout.
+    pub fn closed(&mut self, connection: ConnectionId, reason: &CloseReason) {
+        let Some(stream) = self.connections.remove(connection) else {
+            return;
+        };
+        let detail = match reason {
+            CloseReason::Peer => "closed by peer".to_owned(),
+            CloseReason::Local => "closed".to_owned(),
+            CloseReason::ConnectFailed(why) => format!("connect failed: {why}"),
+            CloseReason::TlsFailed(why) => format!("TLS failed: {why}"),
+        };
+        if !matches!(reason, CloseReason::Peer | CloseReason::Local) {
+            self.hop_faults
+                .insert(Hop::Stream(connection), detail.clone());
+        }
+        self.event(
+            None,
+            None,
+            EventKind::Connection {
+                transport: stream.transport,
+                remote: stream.remote,
+                detail,
+            },
+        );
+        self.transactions
+            .hop_failed(self.now, Hop::Stream(connection));
+    }
+
+    /// Closes a connection from this side.
+    pub fn close(&mut self, connection: ConnectionId) {
+        if self.connections.remove(connection).is_some() {
+            self.outputs.push_back(Output::Close { connection });
+            self.transactions
+                .hop_failed(self.now, Hop::Stream(connection));
+        }
+    }
+
+    /// The hop to `remote` for requests of `trunk`: an open connection, else a new one.
+    ///
+    /// `None` when no listener has the transport and family (the source address and Contact come from it), or at the limit.
+    pub fn hop_to(
+        &mut self,
+        trunk: &Trunk,
+        transport: Transport,
+        remote: SocketAddr,
+        server_name: &str,
+    ) -> Option<Hop> {
+        let listener = self.listener_for(trunk, transport, remote.ip())?;
+        if transport == Transport::Udp {
+            return Some(Hop::Datagram { listener, remote });
+        }
+        if let Some(open) = self.connections.reusable(transport, remote, &trunk.name) {
+            return Some(Hop::Stream(open));
+        }
+        if self.connections.len() >= self.config.sip.limits.connections {
+            return None;
+        }
+        let local = self.config.listener(listener)?.address.ip();
+        self.connections.serial += 1;
+        let connection = ConnectionId::originated(self.core, self.connections.serial);
+        let framer = StreamFramer::new(self.message_limits());
+        self.connections.insert(
+            connection,
+            Stream {
+                framer,
+                listener: None,
+                trunk: Some(Arc::from(trunk.name.as_str())),
+                transport,
+                local: SocketAddr::new(local, 0),
+                remote,
+            },
+        );
+        self.outputs.push_back(Output::Connect {
+            connection,
+            transport,
+            local,
+            remote,
+            tls: (transport == Transport::Tls).then(|| TlsTarget {
+                server_name: server_name.to_owned(),
+                trunk: trunk.name.clone(),
+            }),
+        });
+        Some(Hop::Stream(connection))
+    }
+
+    /// The trunk's listener that speaks `transport` in the family of `remote`.
+    pub fn listener_for(
+        &self,
+        trunk: &Trunk,
+        transport: Transport,
+        remote: IpAddr,
+    ) -> Option<ListenerId> {
+        trunk.listen.iter().copied().find(|&id| {
+            self.config.listener(id).is_some_and(|l| {
+                l.transport == transport && l.address.is_ipv4() == remote.is_ipv4()
+            })
+        })
+    }
+}

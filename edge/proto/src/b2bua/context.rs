@@ -1,0 +1,424 @@
+//! What calls may do to the world: everything a [`Call`](crate::call::Call) needs beside its own state.
+
+use super::B2buaParams;
+use super::connections::{Connections, Origin};
+use super::io::{HandoffMessage, Hop, Output};
+use super::ownership::MAGIC_COOKIE;
+use super::ports::Leases;
+use crate::call::CallKey;
+use crate::config::{Config, Transport, Trunk};
+use crate::event::{CallId, Direction, Event, EventKind, LegNumber};
+use crate::id::{AllocationId, CoreId, ResolveId};
+use crate::sip::auth::DigestServer;
+use crate::sip::transaction::{ClientKey, ServerKey, TransactionLayer};
+use crate::sip::{HeaderName, Message, MessageLimits, Method, ResponseBuilder};
+use crate::time::Instant;
+use crate::timer::TimerQueue;
+use bytes::Bytes;
+use rand_chacha::ChaCha20Rng;
+use rand_core::{Rng, SeedableRng};
+use std::collections::{BTreeMap, VecDeque};
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+/// The methods this edge takes, for Allow.
+pub(crate) const ALLOW: &str = "INVITE, ACK, BYE, CANCEL, OPTIONS, UPDATE, REFER, NOTIFY";
+/// The product's name in User-Agent and Server.
+pub(crate) const PRODUCT: &str = concat!("sip-edge/", env!("CARGO_PKG_VERSION"));
+
+/// Why a client transaction exists, so that its responses find their way.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum ClientPurpose {
+    Invite,
+    Reinvite,
+    Bye,
+    Notify,
+}
+
+/// Who started a client transaction.
+#[derive(Clone, Debug)]
+pub(crate) struct ClientUse {
+    pub call: CallKey,
+    pub leg: LegNumber,
+    pub purpose: ClientPurpose,
+    pub method: Method,
+    pub trunk: Arc<str>,
+    pub sent_at: Instant,
+}
+
+/// Who answers a server transaction.
+#[derive(Clone, Debug)]
+pub(crate) struct ServerUse {
+    pub call: CallKey,
+    pub leg: LegNumber,
+}
+
+/// Facts about a server transaction that its answers are reported with.
+#[derive(Clone, Debug)]
+struct ServerFacts {
+    call: Option<(CallKey, CallId, LegNumber)>,
+    trunk: Arc<str>,
+    method: Arc<str>,
+    received_at: Instant,
+}
+
+/// What a call waits for.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(crate) enum TimerKind {
+    /// The new leg was not answered in time (RFC 3261 timer C for ordinary legs, `ring_timeout_s` for transfers).
+    Ring,
+    /// No response at all to the INVITE with credentials (`auth_timeout_s`).
+    Auth,
+    /// The final NOTIFY was not answered.
+    FinalNotify,
+    /// A cancelled or ended leg's peer did not answer.
+    LegEnd,
+    /// The media thread did not report the closed allocation's counters.
+    MediaClosed,
+    /// Try the re-INVITE again after 491 (RFC 3261 §14.1).
+    Reinvite,
+}
+
+impl TimerKind {
+    const ALL: [TimerKind; 6] = [
+        TimerKind::Ring,
+        TimerKind::Auth,
+        TimerKind::FinalNotify,
+        TimerKind::LegEnd,
+        TimerKind::MediaClosed,
+        TimerKind::Reinvite,
+    ];
+}
+
+/// One deadline of one leg.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(crate) struct CallTimer {
+    pub call: CallKey,
+    pub leg: LegNumber,
+    pub kind: TimerKind,
+}
+
+/// The services of one core.
+pub(crate) struct Context {
+    pub config: Arc<Config>,
+    pub core: CoreId,
+    pub cores: u8,
+    pub now: Instant,
+    pub draining: bool,
+    pub owner_key: [u8; 32],
+    pub transactions: TransactionLayer,
+    pub digest: DigestServer,
+    pub connections: Connections,
+    pub leases: Leases,
+    pub timers: TimerQueue<CallTimer>,
+    pub outputs: VecDeque<Output>,
+    pub local_resolutions: VecDeque<(ResolveId, Result<Vec<SocketAddr>, String>)>,
+    pub resolves: BTreeMap<ResolveId, (CallKey, LegNumber)>,
+    pub resolve_serial: u64,
+    /// Local tag -> the dialog's owner.
+    pub dialogs: BTreeMap<String, (CallKey, LegNumber)>,
+    pub allocations: BTreeMap<AllocationId, (CallKey, LegNumber)>,
+    /// Why connections failed, kept until the failures they caused have been told.
+    pub hop_faults: BTreeMap<Hop, String>,
+    pub parked_handoffs: VecDeque<(CoreId, HandoffMessage)>,
+    clients: BTreeMap<ClientKey, ClientUse>,
+    servers: BTreeMap<ServerKey, ServerFacts>,
+    rng: ChaCha20Rng,
+}
+
+impl Context {
+    pub fn new(params: B2buaParams, now: Instant) -> Self {
+        let B2buaParams {
+            config,
+            core,
+            cores,
+            seed,
+            keys,
+        } = params;
+        Context {
+            transactions: TransactionLayer::new(&config.sip),
+            digest: DigestServer::new(keys.nonce, core),
+            connections: Connections::default(),
+            leases: Leases::new(&config.media, core, cores),
+            timers: TimerQueue::new(),
+            outputs: VecDeque::new(),
+            local_resolutions: VecDeque::new(),
+            resolves: BTreeMap::new(),
+            resolve_serial: 0,
+            dialogs: BTreeMap::new(),
+            allocations: BTreeMap::new(),
+            hop_faults: BTreeMap::new(),
+            parked_handoffs: VecDeque::new(),
+            clients: BTreeMap::new(),
+            servers: BTreeMap::new(),
+            rng: ChaCha20Rng::from_seed(seed),
+            owner_key: keys.owner,
+            draining: false,
+            config,
+            core,
+            cores,
+            now,
+        }
+    }
+
+    pub fn message_limits(&self) -> MessageLimits {
+        MessageLimits {
+            message_bytes: self.config.sip.limits.message_bytes,
+            headers: self.config.sip.limits.headers,
+            ..MessageLimits::default()
+        }
+    }
+
+    // --- names -----------------------------------------------------------------------------------------------------
+
+    /// `N` random bytes in lower-case hex.
+    pub fn random_hex(&mut self, bytes: usize) -> String {
+        let mut text = String::with_capacity(bytes * 2);
+        for _ in 0..bytes.div_ceil(4) {
+            text.push_str(&format!("{:08x}", self.rng.next_u32()));
+        }
+        text.truncate(bytes * 2);
+        text
+    }
+
+    /// A tag for our side of a dialog: the core, then 128 random bits (RFC 3261 §19.3 asks for 32).
+    pub fn tag(&mut self) -> String {
+        let random = self.random_hex(16);
+        format!("{:02x}{random}", self.core.0)
+    }
+
+    /// A branch: magic cookie, the core, 96 random bits.
+    pub fn branch(&mut self) -> String {
+        let random = self.random_hex(12);
+        format!("{MAGIC_COOKIE}{:02x}{random}", self.core.0)
+    }
+
+    /// A number in `0..bound`.
+    pub fn random_below(&mut self, bound: u32) -> u32 {
+        self.rng.next_u32() % bound.max(1)
+    }
+
+    /// A session id for SDP: 62 bits, so that every reader's signed integer takes it.
+    pub fn session_id(&mut self) -> u64 {
+        self.rng.next_u64() >> 2
+    }
+
+    // --- reports ---------------------------------------------------------------------------------------------------
+
+    pub fn event(&mut self, call: Option<CallId>, leg: Option<LegNumber>, kind: EventKind) {
+        self.outputs.push_back(Output::Event(Event {
+            at: self.now,
+            call,
+            leg,
+            kind,
+        }));
+    }
+
+    // --- sending ---------------------------------------------------------------------------------------------------
+
+    /// Whether the transport of `hop` retransmits by itself.
+    pub fn hop_transport(&self, hop: Hop) -> Transport {
+        match hop {
+            Hop::Datagram { .. } => Transport::Udp,
+            // A connection of another core may be TLS; for timers only "reliable" counts.
+            Hop::Stream(id) => self
+                .connections
+                .get(id)
+                .map_or(Transport::Tcp, |stream| stream.transport),
+        }
+    }
+
+    /// Starts a client transaction. `None`: the transaction limit is reached.
+    pub fn send_request(
+        &mut self,
+        hop: Hop,
+        branch: &str,
+        bytes: Bytes,
+        user: ClientUse,
+        call: CallId,
+    ) -> Option<ClientKey> {
+        let reliable = self.hop_transport(hop).is_reliable();
+        let key = self
+            .transactions
+            .start(self.now, hop, reliable, user.method.clone(), branch, bytes)
+            .ok()?;
+        self.event(
+            Some(call),
+            Some(user.leg),
+            EventKind::Request {
+                trunk: user.trunk.clone(),
+                method: Arc::from(user.method.as_str()),
+                direction: Direction::Outbound,
+            },
+        );
+        self.clients.insert(key, user);
+        Some(key)
+    }
+
+    pub fn client_use(&self, key: ClientKey) -> Option<&ClientUse> {
+        self.clients.get(&key)
+    }
+
+    pub fn client_done(&mut self, key: ClientKey) {
+        self.clients.remove(&key);
+    }
+
+    /// Bytes to a hop, wherever its socket is.
+    pub fn transmit(&mut self, hop: Hop, bytes: Bytes) {
+        match hop {
+            Hop::Datagram { listener, remote } => self.outputs.push_back(Output::Datagram {
+                listener,
+                destination: remote,
+                bytes,
+            }),
+            Hop::Stream(connection) if connection.core() != self.core => {
+                let from = self.core;
+                self.outputs.push_back(Output::Handoff {
+                    core: connection.core(),
+                    message: HandoffMessage::Transmit {
+                        from,
+                        connection,
+                        bytes,
+                    },
+                });
+            }
+            Hop::Stream(connection) if self.connections.contains(connection) => {
+                self.outputs
+                    .push_back(Output::Transmit { connection, bytes });
+            }
+            Hop::Stream(_) => self.transactions.hop_failed(self.now, hop),
+        }
+    }
+
+    /// Notes who will answer a server transaction.
+    pub fn server_started(&mut self, key: ServerKey, trunk: Arc<str>, method: &Method) {
+        self.servers.insert(
+            key,
+            ServerFacts {
+                call: None,
+                trunk,
+                method: Arc::from(method.as_str()),
+                received_at: self.now,
+            },
+        );
+    }
+
+    /// The request belongs to this leg.
+    pub fn server_belongs(&mut self, key: ServerKey, call: CallKey, id: CallId, leg: LegNumber) {
+        if let Some(facts) = self.servers.get_mut(&key) {
+            facts.call = Some((call, id, leg));
+        }
+    }
+
+    pub fn server_use(&self, key: ServerKey) -> Option<ServerUse> {
+        let (call, _, leg) = self.servers.get(&key)?.call.as_ref()?;
+        Some(ServerUse {
+            call: *call,
+            leg: *leg,
+        })
+    }
+
+    pub fn server_done(&mut self, key: ServerKey) {
+        self.servers.remove(&key);
+    }
+
+    /// Sends a response within its transaction.
+    pub fn respond(&mut self, key: ServerKey, code: u16, response: ResponseBuilder) {
+        if let Some(facts) = self.servers.get(&key).cloned() {
+            let (call, leg) = match facts.call {
+                Some((_, id, leg)) => (Some(id), Some(leg)),
+                None => (None, None),
+            };
+            let elapsed = (code >= 200).then(|| self.now.saturating_since(facts.received_at));
+            self.event(
+                call,
+                leg,
+                EventKind::Response {
+                    trunk: facts.trunk,
+                    method: facts.method,
+                    code,
+                    direction: Direction::Outbound,
+                    elapsed,
+                },
+            );
+        }
+        let bytes = response.header(HeaderName::Server, PRODUCT).build();
+        self.transactions.respond(self.now, key, code, bytes);
+    }
+
+    /// A plain response without a body; a To-tag is added to everything but 100.
+    pub fn reply(&mut self, key: ServerKey, request: &Message, code: u16) {
+        let response = self.response(request, code, None);
+        self.respond(key, code, response);
+    }
+
+    /// A response with `tag` as our To-tag, or a fresh one where the request had none.
+    pub fn response(&mut self, request: &Message, code: u16, tag: Option<&str>) -> ResponseBuilder {
+        let response = ResponseBuilder::to(request, code);
+        if code == 100 || request.to_tag().is_some() {
+            return response;
+        }
+        match tag {
+            Some(tag) => response.to_tag(tag),
+            None => {
+                let tag = self.tag();
+                response.to_tag(&tag)
+            }
+        }
+    }
+
+    /// `sent-by` and Contact host for requests to `trunk` over `transport` towards `remote`.
+    pub fn sent_by(
+        &self,
+        trunk: &Trunk,
+        transport: Transport,
+        remote: SocketAddr,
+    ) -> Option<SocketAddr> {
+        let id = self.listener_for(trunk, transport, remote.ip())?;
+        Some(self.config.listener(id)?.advertised)
+    }
+
+    /// Our Contact for a dialog over `transport` at `advertised`.
+    pub fn contact(transport: Transport, advertised: SocketAddr, sips: bool) -> String {
+        let (scheme, parameter) = match (transport, sips) {
+            (Transport::Tls, true) => ("sips", ""),
+            (Transport::Udp, _) => ("sip", ""),
+            (Transport::Tcp, _) => ("sip", ";transport=tcp"),
+            (Transport::Tls, false) => ("sip", ";transport=tls"),
+        };
+        format!("<{scheme}:edge@{advertised}{parameter}>")
+    }
+
+    /// The Contact for a dialog that a request from `origin` starts.
+    pub fn contact_for(&self, origin: &Origin, trunk: &Trunk) -> String {
+        let advertised = origin
+            .listener
+            .and_then(|id| self.config.listener(id))
+            .map(|l| l.advertised)
+            .or_else(|| self.sent_by(trunk, origin.transport, origin.remote))
+            .unwrap_or(origin.local);
+        Self::contact(origin.transport, advertised, false)
+    }
+
+    // --- timers ----------------------------------------------------------------------------------------------------
+
+    pub fn set_timer(&mut self, call: CallKey, leg: LegNumber, kind: TimerKind, at: Instant) {
+        self.timers.set(CallTimer { call, leg, kind }, at);
+    }
+
+    pub fn cancel_timer(&mut self, call: CallKey, leg: LegNumber, kind: TimerKind) {
+        self.timers.cancel(CallTimer { call, leg, kind });
+    }
+
+    /// Drops every deadline of a leg that is gone.
+    pub fn forget_timers(&mut self, call: CallKey, leg: LegNumber) {
+        for kind in TimerKind::ALL {
+            self.cancel_timer(call, leg, kind);
+        }
+    }
+
+    /// 64*T1: how long any answer may take (RFC 3261 timers B, F, H).
+    pub fn transaction_timeout(&self) -> std::time::Duration {
+        self.config.sip.t1 * 64
+    }
+}

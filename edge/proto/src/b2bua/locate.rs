@@ -1,0 +1,112 @@
+//! Finding the next hop: of a new leg from its trunk's `uri`, of a request within a dialog from the dialog.
+
+use super::context::Context;
+use super::io::{Hop, Output, ResolveQuery};
+use crate::call::CallKey;
+use crate::config::{Network, Transport, Trunk, TrunkUri};
+use crate::event::LegNumber;
+use crate::id::ResolveId;
+use crate::sip::{Host, Uri};
+use std::net::{IpAddr, SocketAddr};
+
+/// One address that a new leg's INVITE may be sent to.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Candidate {
+    pub uri: TrunkUri,
+    pub address: SocketAddr,
+}
+
+impl Context {
+    /// Asks for the addresses behind `uri`; the answer arrives as [`crate::call::Call::on_located`]. An IP literal needs no
+    /// resolver but takes the same way, so that there is only one.
+    pub fn locate(&mut self, call: CallKey, leg: LegNumber, network: Network, uri: &TrunkUri) {
+        self.resolve_serial += 1;
+        let id = ResolveId(self.resolve_serial);
+        self.resolves.insert(id, (call, leg));
+        if let Ok(address) = uri.host.parse::<IpAddr>() {
+            let port = uri.port.unwrap_or(uri.transport.default_port());
+            self.local_resolutions
+                .push_back((id, Ok(vec![SocketAddr::new(address, port)])));
+            return;
+        }
+        self.outputs.push_back(Output::Resolve {
+            id,
+            query: ResolveQuery {
+                host: uri.host.clone(),
+                port: uri.port,
+                transport: uri.transport,
+                ipv4: network != Network::Ipv6,
+                ipv6: network != Network::Ipv4,
+            },
+        });
+    }
+
+    /// The hop for a request within a dialog (RFC 3261 §12.2.1.1): an open connection to the next hop's address, else the
+    /// dialog's own connection while it is open, else a new one, but only to an address that the trunk lists or that its
+    /// `uri` led to: a peer's Contact must not make the edge connect anywhere else.
+    pub fn dialog_hop(
+        &mut self,
+        trunk: &Trunk,
+        next_hop: &str,
+        own: Option<Hop>,
+        located: Option<&Candidate>,
+    ) -> Option<Hop> {
+        let target = literal_target(next_hop);
+        if let Some((transport, address)) = target
+            && let Some(open) = self.connections.reusable(transport, address, &trunk.name)
+        {
+            return Some(Hop::Stream(open));
+        }
+        if let Some(hop) = own
+            && self.hop_is_open(hop)
+        {
+            return Some(hop);
+        }
+        if let Some((transport, address)) = target {
+            let listed = trunk.allow.iter().any(|net| net.contains(&address.ip()));
+            let ours = located.is_some_and(|c| c.address.ip() == address.ip());
+            if listed || ours {
+                let name = located.map_or_else(|| address.ip().to_string(), |c| c.uri.host.clone());
+                return self.hop_to(trunk, transport, address, &name);
+            }
+        }
+        let located = located?;
+        self.hop_to(
+            trunk,
+            located.uri.transport,
+            located.address,
+            &located.uri.host,
+        )
+    }
+
+    /// Whether something can be sent there. Connections of other cores count as open: their core reports otherwise.
+    pub fn hop_is_open(&self, hop: Hop) -> bool {
+        match hop {
+            Hop::Stream(id) => id.core() != self.core || self.connections.contains(id),
+            Hop::Datagram { .. } => true,
+        }
+    }
+}
+
+/// Transport and address of a SIP URI whose host is an IP literal.
+fn literal_target(uri: &str) -> Option<(Transport, SocketAddr)> {
+    let Ok(Uri::Sip(uri)) = Uri::parse(uri) else {
+        return None;
+    };
+    let transport = match uri.transport() {
+        Some(name) if name.eq_ignore_ascii_case("udp") => Transport::Udp,
+        Some(name) if name.eq_ignore_ascii_case("tls") => Transport::Tls,
+        Some(name) if name.eq_ignore_ascii_case("tcp") && !uri.sips => Transport::Tcp,
+        Some(name) if name.eq_ignore_ascii_case("tcp") => Transport::Tls,
+        Some(_) => return None,
+        None if uri.sips => Transport::Tls,
+        None => Transport::Udp,
+    };
+    let address = match uri.host {
+        Host::V4(address) => IpAddr::V4(address),
+        Host::V6(address) => IpAddr::V6(address),
+        Host::Name(_) => return None,
+    };
+    let port = uri.port.unwrap_or(transport.default_port());
+    Some((transport, SocketAddr::new(address, port)))
+}

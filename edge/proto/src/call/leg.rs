@@ -1,0 +1,217 @@
+//! One leg: a dialog with one peer, its media, and the facts its CDR line will tell.
+
+use crate::b2bua::{Candidate, Hop};
+use crate::call::media::LegMedia;
+use crate::call::notify::Notifier;
+use crate::call::originate::Origination;
+use crate::call::setup::CallerIdentity;
+use crate::config::Trunk;
+use crate::event::{
+    Cause, Direction, HangupBy, LegNumber, LegRecord, MediaRecord, ReferRecord, TransferRecord,
+};
+use crate::sip::Message;
+use crate::sip::dialog::Dialog;
+use crate::sip::transaction::{ClientKey, ServerKey};
+use crate::time::Instant;
+use bytes::Bytes;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+/// Where a leg stands.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum LegState {
+    /// Inbound: the INVITE is not finally answered.
+    Incoming,
+    /// Outbound: its address is looked up or its media ports are opened.
+    Preparing,
+    /// Outbound: the INVITE was sent.
+    Calling,
+    /// Outbound: given up while the INVITE was pending; a 2xx that crosses is ACKed and BYEd.
+    Cancelling,
+    /// Answered (2xx sent or received).
+    Confirmed,
+    /// BYE sent.
+    Ending,
+    /// Nothing is left to say to the peer.
+    Over,
+}
+
+/// An INVITE or UPDATE within the dialog that this side sent, or is about to.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(crate) enum Modification {
+    #[default]
+    None,
+    /// Our re-INVITE waits for its final response.
+    Offered(ClientKey),
+    /// It met the peer's own (491) and is tried again; how often so far.
+    Retrying(u8),
+}
+
+/// A re-INVITE (or the initial INVITE) of the peer that we answered with 2xx and whose ACK is due.
+#[derive(Clone, Debug)]
+pub(crate) struct AwaitedAck {
+    pub server: ServerKey,
+    pub cseq: u32,
+    /// The 2xx carried our offer: the ACK must carry the answer.
+    pub expects_answer: bool,
+}
+
+/// One leg of a call.
+pub(crate) struct Leg {
+    pub number: LegNumber,
+    pub direction: Direction,
+    pub trunk: Arc<Trunk>,
+    /// The trunk's name, shared by all reports.
+    pub label: Arc<str>,
+    pub state: LegState,
+    pub sip_call_id: String,
+    pub local_tag: String,
+    /// `From` and `To` users for the CDR.
+    pub from: String,
+    pub to: String,
+    /// Whom a transfer target is shown when this leg is transferred.
+    pub identity: CallerIdentity,
+    pub dialog: Option<Dialog>,
+    /// Our Contact in this dialog.
+    pub contact: String,
+    /// Where the dialog's last request came from or went to.
+    pub hop: Option<Hop>,
+    /// The peer's signalling address.
+    pub peer: Option<SocketAddr>,
+    /// The address the trunk's `uri` led to.
+    pub located: Option<Candidate>,
+    /// Inbound: the INVITE and its transaction, until it is finally answered.
+    pub invite: Option<(ServerKey, Message)>,
+    /// Outbound: everything needed to send the INVITE, again.
+    pub origination: Option<Box<Origination>>,
+    pub awaited_ack: Option<AwaitedAck>,
+    pub modification: Modification,
+    /// Our INVITE, which later 2xx (of forks) make dialogs with.
+    pub sent_invite: Option<Message>,
+    /// The ACK to our INVITE's 2xx, sent again when the 2xx is.
+    pub last_ack: Option<Bytes>,
+    pub notifier: Notifier,
+    pub media: LegMedia,
+    pub start: Instant,
+    pub ring: Option<Instant>,
+    pub answer: Option<Instant>,
+    pub end: Option<Instant>,
+    pub sip_status: Option<u16>,
+    pub cause: Option<Cause>,
+    pub hangup_by: HangupBy,
+    pub refers: Vec<ReferRecord>,
+    pub transfer: Option<TransferRecord>,
+    pub recorded: bool,
+    /// It was counted against the trunk's `max_calls`.
+    pub counted: bool,
+}
+
+impl Leg {
+    /// A leg in its first state.
+    pub fn new(
+        number: LegNumber,
+        direction: Direction,
+        trunk: Arc<Trunk>,
+        state: LegState,
+        now: Instant,
+    ) -> Self {
+        Leg {
+            number,
+            direction,
+            label: Arc::from(trunk.name.as_str()),
+            trunk,
+            state,
+            sip_call_id: String::new(),
+            local_tag: String::new(),
+            from: String::new(),
+            to: String::new(),
+            identity: CallerIdentity::default(),
+            dialog: None,
+            contact: String::new(),
+            hop: None,
+            peer: None,
+            located: None,
+            invite: None,
+            origination: None,
+            awaited_ack: None,
+            modification: Modification::None,
+            sent_invite: None,
+            last_ack: None,
+            notifier: Notifier::default(),
+            media: LegMedia::default(),
+            start: now,
+            ring: None,
+            answer: None,
+            end: None,
+            sip_status: None,
+            cause: None,
+            hangup_by: HangupBy::Edge,
+            refers: Vec::new(),
+            transfer: None,
+            recorded: false,
+            counted: false,
+        }
+    }
+
+    /// Whether the peer was answered or answered, and neither side has ended it.
+    pub fn is_answered(&self) -> bool {
+        self.state == LegState::Confirmed
+    }
+
+    /// Whether it neither ended nor is ending.
+    pub fn is_alive(&self) -> bool {
+        matches!(
+            self.state,
+            LegState::Incoming | LegState::Preparing | LegState::Calling | LegState::Confirmed
+        )
+    }
+
+    /// Counts it against the trunk's `max_calls`. `false`: the limit is reached and nothing was counted.
+    pub fn count(&mut self) -> bool {
+        let limit = self.trunk.max_calls;
+        let before = self.trunk.load.legs.fetch_add(1, Ordering::Relaxed);
+        if limit != 0 && before >= limit {
+            self.trunk.load.legs.fetch_sub(1, Ordering::Relaxed);
+            return false;
+        }
+        self.counted = true;
+        true
+    }
+
+    pub fn uncount(&mut self) {
+        if self.counted {
+            self.counted = false;
+            self.trunk.load.legs.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    /// The CDR line of the ended leg.
+    pub fn record(&self, call: crate::event::CallId, now: Instant) -> LegRecord {
+        LegRecord {
+            call,
+            leg: self.number,
+            direction: self.direction,
+            trunk: self.label.clone(),
+            sip_call_id: self.sip_call_id.clone(),
+            from: self.from.clone(),
+            to: self.to.clone(),
+            source: self.peer,
+            start: self.start,
+            ring: self.ring,
+            answer: self.answer,
+            end: self.end.unwrap_or(now),
+            sip_status: self.sip_status,
+            cause: self.cause.unwrap_or(Cause::Completed),
+            hangup_by: self.hangup_by,
+            refers: self.refers.clone(),
+            transfer: self.transfer.clone(),
+            media: self.media.stats.map(|stats| MediaRecord {
+                codec: self.media.codec.clone(),
+                encryption: "none",
+                lane: "io_uring",
+                stats,
+            }),
+        }
+    }
+}

@@ -1,0 +1,379 @@
+//! Ending legs: BYE and CANCEL in both directions, refusals, and what is still owed afterwards.
+
+use super::Call;
+use super::leg::{Leg, LegState};
+use super::originate::Outcome;
+use crate::b2bua::{ClientPurpose, ClientUse, Context, Hop, PRODUCT, TimerKind, still_listed};
+use crate::event::{Cause, EventKind, HangupBy, LegNumber};
+use crate::sip::dialog::ViaLine;
+use crate::sip::status::reason_phrase;
+use crate::sip::transaction::ServerKey;
+use crate::sip::{HeaderName, Message, Method};
+
+/// `Reason` for our own causes (RFC 3326): the SIP status it amounts to, and the cause by name and number.
+pub(super) fn reason(code: u16, cause: Cause) -> String {
+    match cause.code() {
+        Some(number) => format!("SIP;cause={code};text=\"{} {number}\"", cause.as_str()),
+        None => format!("SIP;cause={code};text=\"{}\"", cause.as_str()),
+    }
+}
+
+impl Call {
+    /// Ends a leg as its state demands: refuses it, cancels it or says BYE. Its media is closed at once.
+    pub(super) fn end_leg(&mut self, cx: &mut Context, leg: LegNumber, cause: Cause, by: HangupBy) {
+        let code = match cause {
+            Cause::Completed => 200,
+            Cause::Cancelled => 487,
+            _ => 480,
+        };
+        let outcome = Outcome::new(None, cause, by, String::new());
+        match self.legs.get(&leg).map(|l| l.state) {
+            Some(LegState::Incoming) => self.reject_incoming(cx, leg, code, cause, by),
+            Some(_) => self.end_leg_as(cx, leg, &outcome),
+            None => {}
+        }
+    }
+
+    /// Ends an outbound or answered leg.
+    pub(super) fn end_leg_as(&mut self, cx: &mut Context, leg: LegNumber, outcome: &Outcome) {
+        let key = self.key;
+        let Some(l) = self.legs.get_mut(&leg) else {
+            return;
+        };
+        match l.state {
+            LegState::Preparing => l.state = LegState::Over,
+            LegState::Calling if outcome.code.is_some() => l.state = LegState::Over,
+            LegState::Calling => {
+                let client = l.origination.as_ref().and_then(|o| o.client);
+                l.state = if client.is_some() {
+                    LegState::Cancelling
+                } else {
+                    LegState::Over
+                };
+                if let Some(client) = client {
+                    let value = match outcome.cause {
+                        Cause::Cancelled => reason(487, outcome.cause),
+                        cause => reason(408, cause),
+                    };
+                    cx.transactions.cancel(
+                        cx.now,
+                        client,
+                        &[(HeaderName::Reason.as_str(), &value)],
+                    );
+                    let at = cx.now + cx.transaction_timeout() + cx.config.sip.t4;
+                    cx.set_timer(key, leg, TimerKind::LegEnd, at);
+                }
+            }
+            LegState::Confirmed => self.send_bye(cx, leg, outcome.cause),
+            LegState::Incoming | LegState::Cancelling | LegState::Ending | LegState::Over => {}
+        }
+        self.finish(cx, leg, outcome.cause, outcome.by);
+    }
+
+    /// Notes the end of a leg, once, and closes its media.
+    pub(super) fn finish(&mut self, cx: &mut Context, leg: LegNumber, cause: Cause, by: HangupBy) {
+        let Some(l) = self.legs.get_mut(&leg) else {
+            return;
+        };
+        if l.end.is_none() {
+            l.end = Some(cx.now);
+            l.cause = Some(cause);
+            l.hangup_by = by;
+        }
+        l.awaited_ack = None;
+        for kind in [TimerKind::Ring, TimerKind::Auth, TimerKind::Reinvite] {
+            cx.cancel_timer(self.key, leg, kind);
+        }
+        self.close_media(cx, leg);
+    }
+
+    fn send_bye(&mut self, cx: &mut Context, leg: LegNumber, cause: Cause) {
+        let key = self.key;
+        let id = self.id.clone();
+        let Some(l) = self.legs.get_mut(&leg) else {
+            return;
+        };
+        l.state = LegState::Ending;
+        let sent = l.send_in_dialog(cx, &Method::Bye, |request| {
+            request.header(HeaderName::Reason, reason(200, cause))
+        });
+        let started = sent.and_then(|(hop, branch, bytes)| {
+            let user = ClientUse {
+                call: key,
+                leg,
+                purpose: ClientPurpose::Bye,
+                method: Method::Bye,
+                trunk: l.label.clone(),
+                sent_at: cx.now,
+            };
+            cx.send_request(hop, &branch, bytes, user, id)
+        });
+        if started.is_none() {
+            l.state = LegState::Over;
+            self.note(
+                cx,
+                leg,
+                "bye",
+                "the peer cannot be reached any more".to_owned(),
+                Some(Cause::Unreachable.as_str().to_owned()),
+            );
+            return;
+        }
+        let at = cx.now + cx.transaction_timeout() + cx.config.sip.t4;
+        cx.set_timer(key, leg, TimerKind::LegEnd, at);
+    }
+
+    /// The BYE was answered, or never will be.
+    pub fn on_bye_response(&mut self, cx: &mut Context, leg: LegNumber) {
+        // The BYE of a forked or crossed 2xx ends nothing but that dialog.
+        let ending = matches!(
+            self.legs.get(&leg).map(|l| l.state),
+            Some(LegState::Ending | LegState::Cancelling)
+        );
+        if ending {
+            self.leg_over(cx, leg);
+        }
+    }
+
+    /// Nothing is owed to the leg's peer any more.
+    pub(super) fn leg_over(&mut self, cx: &mut Context, leg: LegNumber) {
+        cx.cancel_timer(self.key, leg, TimerKind::LegEnd);
+        if let Some(l) = self.legs.get_mut(&leg) {
+            l.state = LegState::Over;
+        }
+    }
+
+    /// Ends every leg.
+    pub(super) fn end_call(&mut self, cx: &mut Context, cause: Cause) {
+        self.cause = cause;
+        self.bridge = None;
+        self.setup = None;
+        self.abandon_transfer(cx, cause);
+        let legs: Vec<LegNumber> = self.legs.keys().copied().collect();
+        for leg in legs {
+            self.end_leg(cx, leg, cause, HangupBy::Edge);
+        }
+    }
+
+    /// A final refusal of the caller's INVITE.
+    pub(super) fn reject_incoming(
+        &mut self,
+        cx: &mut Context,
+        leg: LegNumber,
+        code: u16,
+        cause: Cause,
+        by: HangupBy,
+    ) {
+        let Some(l) = self.legs.get_mut(&leg) else {
+            return;
+        };
+        if let Some((key, request)) = l.invite.take() {
+            let mut response = cx
+                .response(&request, code, Some(&l.local_tag))
+                .header(HeaderName::Reason, reason(code, cause));
+            if code == 503 || code == 500 {
+                response = response.header(HeaderName::RetryAfter, crate::b2bua::RETRY_AFTER_S);
+            }
+            if matches!(
+                cause,
+                Cause::NumberMissing
+                    | Cause::NoCommonCodec
+                    | Cause::EncryptionRequired
+                    | Cause::NetworkMismatch
+            ) {
+                response = response.header(
+                    HeaderName::Warning,
+                    format!("399 sip-edge \"{}\"", explain(cause)),
+                );
+            }
+            cx.respond(key, code, response);
+        }
+        l.state = LegState::Over;
+        l.sip_status = Some(code);
+        self.finish(cx, leg, cause, by);
+    }
+
+    /// The peer's BYE.
+    pub(super) fn on_bye(
+        &mut self,
+        cx: &mut Context,
+        leg: LegNumber,
+        key: ServerKey,
+        request: &Message,
+    ) {
+        cx.reply(key, request, 200);
+        let reason = request.header(HeaderName::Reason).map(str::to_owned);
+        self.note(cx, leg, "hangup", "the peer hung up".to_owned(), reason);
+        let Some(l) = self.legs.get_mut(&leg) else {
+            return;
+        };
+        if l.state == LegState::Ending {
+            // Both sides hung up at once; our own BYE still gets its answer.
+            return;
+        }
+        if let Some((invite, original)) = l.invite.take() {
+            // RFC 3261 §15.1.2: a BYE in an early dialog ends its INVITE.
+            let response = cx.response(&original, 487, Some(&l.local_tag));
+            l.sip_status = Some(487);
+            cx.respond(invite, 487, response);
+        }
+        if let Some(awaited) = l.awaited_ack.take() {
+            // Whoever says BYE has seen our 2xx.
+            cx.transactions.acknowledged(awaited.server);
+        }
+        l.state = LegState::Over;
+        let answered = l.answer.is_some();
+        let cause = if answered {
+            Cause::Completed
+        } else {
+            Cause::Cancelled
+        };
+        self.finish(cx, leg, cause, HangupBy::Remote);
+        self.on_leg_left(cx, leg, cause);
+    }
+
+    /// A leg of the call is gone because its peer left: what that means for the others.
+    fn on_leg_left(&mut self, cx: &mut Context, leg: LegNumber, cause: Cause) {
+        if self.setup.as_ref().is_some_and(|s| s.caller == leg) {
+            return self.caller_gave_up(cx, cause);
+        }
+        if self.transfer_leg_left(cx, leg) {
+            return;
+        }
+        if let Some(other) = self.other(leg) {
+            self.bridge = None;
+            self.cause = cause;
+            self.end_leg(cx, other, cause, HangupBy::Local);
+        }
+    }
+
+    fn caller_gave_up(&mut self, cx: &mut Context, cause: Cause) {
+        self.cause = cause;
+        self.bridge = None;
+        if let Some(callee) = self.setup.take().and_then(|setup| setup.callee) {
+            self.end_leg(cx, callee, Cause::Cancelled, HangupBy::Local);
+        }
+    }
+
+    /// CANCEL of the INVITE behind `invite`.
+    pub fn on_cancel(
+        &mut self,
+        cx: &mut Context,
+        leg: LegNumber,
+        invite: ServerKey,
+        cancel: ServerKey,
+        request: &Message,
+        why: Option<String>,
+    ) {
+        let Some(l) = self.legs.get_mut(&leg) else {
+            return cx.reply(cancel, request, 481);
+        };
+        let response = cx.response(request, 200, Some(&l.local_tag));
+        cx.respond(cancel, 200, response);
+        let pending = l.invite.as_ref().is_some_and(|(key, _)| *key == invite);
+        if !pending {
+            // RFC 3261 §9.2: no effect once the INVITE was finally answered.
+            return;
+        }
+        self.note(cx, leg, "cancel", "the caller gave up".to_owned(), why);
+        self.reject_incoming(cx, leg, 487, Cause::Cancelled, HangupBy::Remote);
+        self.caller_gave_up(cx, Cause::Cancelled);
+    }
+
+    /// A 2xx of ours was never acknowledged (RFC 3261 §13.3.1.4: the session should be ended).
+    pub fn on_no_ack(&mut self, cx: &mut Context, leg: LegNumber, key: ServerKey) {
+        let Some(l) = self.legs.get_mut(&leg) else {
+            return;
+        };
+        if l.awaited_ack.take_if(|a| a.server == key).is_none() {
+            return;
+        }
+        self.note(
+            cx,
+            leg,
+            "no_ack",
+            "our 2xx was never acknowledged".to_owned(),
+            Some(Cause::SignallingTimeout.as_str().to_owned()),
+        );
+        self.lose_leg(cx, leg, Cause::SignallingTimeout);
+    }
+
+    /// Ends a leg for a fault of its own, and with it whoever it was bridged to.
+    fn lose_leg(&mut self, cx: &mut Context, leg: LegNumber, cause: Cause) {
+        self.end_leg(cx, leg, cause, HangupBy::Edge);
+        self.on_leg_left(cx, leg, cause);
+    }
+
+    /// Something on our side failed before the leg was answered.
+    pub(super) fn fail_leg(&mut self, cx: &mut Context, leg: LegNumber, code: u16, cause: Cause) {
+        match self.legs.get(&leg).map(|l| l.state) {
+            Some(LegState::Incoming) => self.refuse_caller(cx, leg, code, cause),
+            Some(LegState::Preparing | LegState::Calling) => {
+                let outcome = Outcome::new(None, cause, HangupBy::Edge, reason_phrase(code));
+                self.leg_failed(cx, leg, outcome);
+            }
+            _ => {}
+        }
+    }
+
+    /// A new configuration is in force: a peer that may not signal any more loses its calls.
+    pub fn on_reload(&mut self, cx: &mut Context) {
+        let lost = self.legs.values().any(|leg| {
+            leg.is_alive()
+                && leg
+                    .peer
+                    .is_some_and(|peer| !still_listed(&cx.config, &leg.trunk, peer))
+        });
+        if lost {
+            self.event(
+                cx,
+                1,
+                EventKind::Note {
+                    kind: "access",
+                    detail: "a peer of this call is not listed any more".to_owned(),
+                    reason: Some(Cause::AccessRemoved.as_str().to_owned()),
+                },
+            );
+            self.end_call(cx, Cause::AccessRemoved);
+        }
+    }
+}
+
+fn explain(cause: Cause) -> &'static str {
+    match cause {
+        Cause::NumberMissing => "the Request-URI has no user part",
+        Cause::NoCommonCodec => "no common codec",
+        Cause::EncryptionRequired => "media encryption does not fit the trunk",
+        Cause::NetworkMismatch => "no media address of the offered family",
+        _ => "refused",
+    }
+}
+
+impl Leg {
+    /// A request within the dialog, ready to send: where to, its branch and its bytes.
+    pub(super) fn send_in_dialog(
+        &mut self,
+        cx: &mut Context,
+        method: &Method,
+        fill: impl FnOnce(crate::sip::RequestBuilder) -> crate::sip::RequestBuilder,
+    ) -> Option<(Hop, String, bytes::Bytes)> {
+        let next_hop = self.dialog.as_ref()?.next_hop().to_owned();
+        let hop = cx.dialog_hop(&self.trunk, &next_hop, self.hop, self.located.as_ref())?;
+        self.hop = Some(hop);
+        let branch = cx.branch();
+        let (transport, sent_by) = self.via(cx)?;
+        let via = ViaLine {
+            transport,
+            sent_by: &sent_by,
+            branch: &branch,
+        };
+        let contact = self.contact.clone();
+        let needs_contact = matches!(method, Method::Invite | Method::Update | Method::Notify);
+        let request = self
+            .dialog
+            .as_mut()?
+            .request(method, &via, needs_contact.then_some(contact.as_str()))
+            .header(HeaderName::UserAgent, PRODUCT);
+        Some((hop, branch, fill(request).build()))
+    }
+}

@@ -1,0 +1,477 @@
+//! Setting a call up: the caller's INVITE, routing, the callee's progress and answer.
+
+use super::leg::{AwaitedAck, Leg, LegState};
+use super::originate::{InviteTemplate, Outcome};
+use super::{Call, policy};
+use crate::b2bua::{Context, Family, Origin, TimerKind};
+use crate::config::Trunk;
+use crate::event::{Cause, Direction, EventKind, HangupBy, LegNumber};
+use crate::sdp::{self, Offer};
+use crate::sip::dialog::Dialog;
+use crate::sip::transaction::ServerKey;
+use crate::sip::{HeaderName, Message, NameAddr, Uri};
+use crate::trunk::TrunkSet;
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+/// The caller's number as sent to a platform, and the call's id (EL's names; values that arrived on the call win).
+const X_CALL_ID: &str = "X-CALL-ID";
+const X_CALLER_ID: &str = "X-CALLER-ID";
+
+/// What is known while the caller waits.
+pub(crate) struct Setup {
+    pub caller: LegNumber,
+    /// The leg being tried.
+    pub callee: Option<LegNumber>,
+    /// `None`: the caller sent no SDP and expects our offer in the 2xx.
+    offer: Option<Offer>,
+    /// Number to dial, after the route's rewrite.
+    number: String,
+    /// Trunks of the route that have not been tried.
+    trunks: VecDeque<Arc<Trunk>>,
+}
+
+impl Call {
+    /// A new call: an authenticated INVITE outside any dialog.
+    pub fn on_invite(
+        &mut self,
+        cx: &mut Context,
+        trunk: Arc<Trunk>,
+        origin: &Origin,
+        key: ServerKey,
+        request: Message,
+    ) {
+        let now = cx.now;
+        let tag = cx.tag();
+        let contact = cx.contact_for(origin, &trunk);
+        let user = request_user(&request);
+        let label = trunk.name.clone();
+        let Some(caller) = self.add_leg(|n| {
+            let mut leg = Leg::new(n, Direction::Inbound, trunk, LegState::Incoming, now);
+            leg.sip_call_id = request.call_id().to_owned();
+            leg.local_tag = tag;
+            leg.from = party(request.from_header());
+            leg.to = user.clone().unwrap_or_else(|| party(request.to_header()));
+            leg.identity = caller_identity(&request);
+            leg.contact = contact;
+            leg.hop = Some(origin.hop);
+            leg.peer = Some(origin.remote);
+            leg.invite = Some((key, request.clone()));
+            leg
+        }) else {
+            return;
+        };
+        cx.server_belongs(key, self.key, self.id.clone(), caller);
+        let from = party(request.from_header());
+        self.event(
+            cx,
+            caller,
+            EventKind::CallStarted {
+                trunk: Arc::from(label),
+                from,
+                to: user.clone().unwrap_or_default(),
+                sip_call_id: request.call_id().to_owned(),
+                source: origin.remote,
+            },
+        );
+        let trying = cx.response(&request, 100, None);
+        cx.respond(key, 100, trying);
+        if let Err((code, cause)) = self.begin(cx, caller, user, &request) {
+            self.refuse_caller(cx, caller, code, cause);
+        }
+    }
+
+    /// Checks the INVITE and opens the caller's media; routing follows once its ports are there.
+    fn begin(
+        &mut self,
+        cx: &mut Context,
+        caller: LegNumber,
+        user: Option<String>,
+        request: &Message,
+    ) -> Result<(), (u16, Cause)> {
+        let leg = self
+            .legs
+            .get_mut(&caller)
+            .ok_or((500, Cause::EdgeOverload))?;
+        if !leg.count() || !leg.trunk.admit_rate(cx.now) {
+            return Err((503, Cause::TrunkLimit));
+        }
+        if request.header(HeaderName::MaxForwards).map(str::trim) == Some("0") {
+            return Err((483, Cause::Rejected));
+        }
+        let config = cx.config.clone();
+        leg.dialog =
+            Some(Dialog::uas(request, &leg.local_tag).map_err(|_| (400, Cause::Malformed))?);
+        cx.dialogs.insert(leg.local_tag.clone(), (self.key, caller));
+        let route = policy::route(&config, &leg.trunk, user.as_deref())
+            .map_err(|refusal| (refusal.status(), refusal.cause()))?;
+        let trunks = route.trunks.into();
+        let number = route.number;
+        let body = request.body();
+        let offer = if body.is_empty() {
+            None
+        } else {
+            Some(Offer::parse(&body).map_err(|fault| (fault.status(), fault.cause()))?)
+        };
+        let family = match &offer {
+            Some(offer) => Family::of(offer.audio().rtp.ip()),
+            None => leg.peer.map_or(Family::V4, |peer| Family::of(peer.ip())),
+        };
+        self.setup = Some(Setup {
+            caller,
+            callee: None,
+            offer,
+            number,
+            trunks,
+        });
+        if !self.open_media(cx, caller, family) {
+            let cause = if cx.leases.has(family) {
+                Cause::EdgeOverload
+            } else {
+                Cause::NetworkMismatch
+            };
+            return Err((
+                if cause == Cause::NetworkMismatch {
+                    488
+                } else {
+                    503
+                },
+                cause,
+            ));
+        }
+        Ok(())
+    }
+
+    /// The caller's ports are open: tell the media thread about the caller and call the first trunk.
+    pub(super) fn on_caller_media_opened(&mut self, cx: &mut Context, caller: LegNumber) {
+        if let Some(offer) = self.setup.as_ref().and_then(|setup| setup.offer.as_ref()) {
+            let remote = offer.audio().clone();
+            self.set_remote(cx, caller, remote);
+        }
+        self.try_next_trunk(cx, (404, Cause::NoRoute));
+    }
+
+    /// Calls the route's next trunk, or refuses the caller with what the last one said.
+    fn try_next_trunk(&mut self, cx: &mut Context, last: (u16, Cause)) {
+        let mut last = last;
+        loop {
+            let Some(setup) = self.setup.as_mut() else {
+                return;
+            };
+            let caller = setup.caller;
+            let Some(trunk) = setup.trunks.pop_front() else {
+                return self.refuse_caller(cx, caller, last.0, last.1);
+            };
+            match self.call_trunk(cx, trunk) {
+                Ok(()) => return,
+                Err(refusal) => last = refusal,
+            }
+        }
+    }
+
+    fn call_trunk(&mut self, cx: &mut Context, trunk: Arc<Trunk>) -> Result<(), (u16, Cause)> {
+        let setup = self.setup.as_ref().ok_or((500, Cause::EdgeOverload))?;
+        let caller = setup.caller;
+        let a = self.legs.get(&caller).ok_or((500, Cause::EdgeOverload))?;
+        let codecs = match &setup.offer {
+            Some(offer) => {
+                let allowed = sdp::offer_codecs(&offer.audio().codecs, &a.trunk.codecs);
+                sdp::offer_codecs(&allowed, &trunk.codecs)
+            }
+            None => sdp::offer_codecs(&sdp::default_codecs(&a.trunk.codecs), &trunk.codecs),
+        };
+        if !sdp::has_speech(&codecs) {
+            return Err((488, Cause::NoCommonCodec));
+        }
+        let (_, request) = a.invite.as_ref().ok_or((500, Cause::EdgeOverload))?;
+        let mut headers = Vec::new();
+        if trunk.transfer.is_some() {
+            let caller_number = a.from.clone();
+            for (name, default) in [(X_CALL_ID, &*self.id), (X_CALLER_ID, &caller_number)] {
+                let arrived = request.named(name).next().map(str::to_owned);
+                headers.push((
+                    name.to_owned(),
+                    arrived.unwrap_or_else(|| default.to_owned()),
+                ));
+            }
+        }
+        headers.extend(trunk.headers.iter().cloned());
+        let template = InviteTemplate {
+            number: setup.number.clone(),
+            caller: a.identity.clone(),
+            headers,
+            codecs,
+            max_forwards: max_forwards(request),
+            present: trunk.present.clone(),
+            auth_timeout: None,
+        };
+        let number = setup.number.clone();
+        let name: Arc<str> = Arc::from(trunk.name.as_str());
+        self.event(cx, caller, EventKind::Routed { to: name, number });
+        let callee = self.originate(cx, trunk, template)?;
+        if let Some(setup) = self.setup.as_mut() {
+            setup.callee = Some(callee);
+        }
+        cx.set_timer(
+            self.key,
+            callee,
+            TimerKind::Ring,
+            cx.now + super::originate::TIMER_C,
+        );
+        Ok(())
+    }
+
+    /// Whether `leg` is the callee that the caller waits for.
+    pub(super) fn is_setup_callee(&self, leg: LegNumber) -> bool {
+        self.setup
+            .as_ref()
+            .is_some_and(|setup| setup.callee == Some(leg))
+    }
+
+    /// The callee rings, or sends early media (RFC 3960): the caller is told the same.
+    pub(super) fn on_callee_progress(&mut self, cx: &mut Context, callee: LegNumber, code: u16) {
+        let Some(caller) = self.setup.as_ref().map(|setup| setup.caller) else {
+            return;
+        };
+        let early = self
+            .legs
+            .get(&callee)
+            .is_some_and(|leg| leg.media.remote.is_some());
+        let answer = if early {
+            self.answer_to_caller(cx, caller, callee)
+        } else {
+            None
+        };
+        let Some(a) = self.legs.get_mut(&caller) else {
+            return;
+        };
+        a.ring.get_or_insert(cx.now);
+        let Some((key, request)) = a.invite.clone() else {
+            return;
+        };
+        let mut response = cx
+            .response(&request, code, Some(&a.local_tag))
+            .copy_record_routes(&request)
+            .header(HeaderName::Contact, &a.contact);
+        if let Some(answer) = answer {
+            response = response.body("application/sdp", &answer);
+            self.bridge = Some((caller, callee));
+            self.rebridge(cx);
+        }
+        cx.respond(key, code, response);
+    }
+
+    /// Our answer to the caller's offer, as the callee's answer allows; `None` without an offer or a common codec.
+    fn answer_to_caller(
+        &mut self,
+        cx: &mut Context,
+        caller: LegNumber,
+        callee: LegNumber,
+    ) -> Option<Vec<u8>> {
+        let chosen = self
+            .legs
+            .get(&callee)?
+            .media
+            .remote
+            .as_ref()?
+            .codecs
+            .clone();
+        let offer = self.setup.as_ref()?.offer.as_ref()?;
+        let codecs = sdp::answer_codecs(&offer.audio().codecs, &chosen);
+        if !sdp::has_speech(&codecs) {
+            return None;
+        }
+        let direction = offer.audio().direction.mirrored();
+        let a = self.legs.get_mut(&caller)?;
+        let local = a.media.describe(cx, codecs, direction)?;
+        a.media.shape = offer.shape().clone();
+        Some(local.answer_bytes(offer))
+    }
+
+    /// The callee answered: answer the caller.
+    pub(super) fn on_callee_answered(&mut self, cx: &mut Context, callee: LegNumber) {
+        let Some(setup) = self.setup.as_ref() else {
+            return;
+        };
+        let caller = setup.caller;
+        let delayed = setup.offer.is_none();
+        let body = if delayed {
+            self.delayed_offer(cx, caller, callee)
+        } else {
+            self.answer_to_caller(cx, caller, callee)
+        };
+        let Some(body) = body else {
+            self.end_leg(cx, callee, Cause::NoCommonCodec, HangupBy::Edge);
+            return self.refuse_caller(cx, caller, 488, Cause::NoCommonCodec);
+        };
+        let Some(a) = self.legs.get_mut(&caller) else {
+            return;
+        };
+        let Some((key, request)) = a.invite.take() else {
+            return;
+        };
+        a.state = LegState::Confirmed;
+        a.answer = Some(cx.now);
+        a.sip_status = Some(200);
+        a.awaited_ack = Some(AwaitedAck {
+            server: key,
+            cseq: request.cseq().number,
+            expects_answer: delayed,
+        });
+        let response = cx
+            .response(&request, 200, Some(&a.local_tag))
+            .copy_record_routes(&request)
+            .header(HeaderName::Contact, &a.contact)
+            .header(HeaderName::Allow, crate::b2bua::ALLOW)
+            .header(HeaderName::Supported, "norefersub")
+            .body("application/sdp", &body);
+        cx.respond(key, 200, response);
+        self.setup = None;
+        self.bridge = Some((caller, callee));
+        self.rebridge(cx);
+    }
+
+    fn delayed_offer(
+        &mut self,
+        cx: &mut Context,
+        caller: LegNumber,
+        callee: LegNumber,
+    ) -> Option<Vec<u8>> {
+        let chosen = self
+            .legs
+            .get(&callee)?
+            .media
+            .remote
+            .as_ref()?
+            .codecs
+            .clone();
+        let a = self.legs.get_mut(&caller)?;
+        let local = a.media.describe(cx, chosen, sdp::Direction::SendRecv)?;
+        Some(local.offer_bytes())
+    }
+
+    /// The ACK of a 2xx.
+    pub fn on_ack(
+        &mut self,
+        cx: &mut Context,
+        leg: LegNumber,
+        candidates: TrunkSet,
+        request: &Message,
+    ) {
+        if !self.source_allowed(cx, leg, candidates) {
+            return;
+        }
+        let Some(l) = self.legs.get_mut(&leg) else {
+            return;
+        };
+        let Some(awaited) = l
+            .awaited_ack
+            .take_if(|awaited| awaited.cseq == request.cseq().number)
+        else {
+            return;
+        };
+        cx.transactions.acknowledged(awaited.server);
+        if !awaited.expects_answer {
+            return;
+        }
+        let body = request.body();
+        let answer = l
+            .media
+            .local
+            .as_ref()
+            .and_then(|local| sdp::Answer::parse_shaped(&body, local, &l.media.shape).ok());
+        match answer {
+            Some(answer) if sdp::has_speech(&answer.audio().codecs) => {
+                let remote = answer.audio().clone();
+                self.set_remote(cx, leg, remote);
+                self.rebridge(cx);
+            }
+            _ => {
+                self.note(
+                    cx,
+                    leg,
+                    "sdp",
+                    "the ACK carries no usable answer to our offer".to_owned(),
+                    Some(Cause::NoCommonCodec.as_str().to_owned()),
+                );
+                self.end_call(cx, Cause::NoCommonCodec);
+            }
+        }
+    }
+
+    /// The callee could not be had.
+    pub(super) fn on_callee_failed(&mut self, cx: &mut Context, outcome: &Outcome) {
+        if let Some(setup) = self.setup.as_mut() {
+            setup.callee = None;
+        }
+        if outcome.try_elsewhere() {
+            return self.try_next_trunk(cx, (outcome.caller_code(), outcome.cause));
+        }
+        if let Some(caller) = self.setup.as_ref().map(|setup| setup.caller) {
+            self.refuse_caller(cx, caller, outcome.caller_code(), outcome.cause);
+        }
+    }
+
+    /// Final failure response to the caller.
+    pub(super) fn refuse_caller(
+        &mut self,
+        cx: &mut Context,
+        caller: LegNumber,
+        code: u16,
+        cause: Cause,
+    ) {
+        self.setup = None;
+        self.bridge = None;
+        self.cause = cause;
+        self.reject_incoming(cx, caller, code, cause, HangupBy::Local);
+    }
+}
+
+/// The user part of the Request-URI; a leading + is significant.
+fn request_user(request: &Message) -> Option<String> {
+    match Uri::parse(request.request_uri()?) {
+        Ok(Uri::Sip(uri)) => uri.user.filter(|user| !user.is_empty()),
+        _ => None,
+    }
+}
+
+/// The user (or host, without one) of a From or To value, for the CDR.
+pub(super) fn party(value: &str) -> String {
+    let Ok(parsed) = NameAddr::parse(value) else {
+        return String::new();
+    };
+    match parsed.uri {
+        Uri::Sip(uri) => uri.user.unwrap_or_else(|| uri.host.to_string()),
+        Uri::Tel(tel) => tel.number,
+        other => other.to_string(),
+    }
+}
+
+/// Display name and user of the caller, as a callee shall see them.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct CallerIdentity {
+    pub display: Option<String>,
+    pub user: Option<String>,
+}
+
+pub(super) fn caller_identity(request: &Message) -> CallerIdentity {
+    let Ok(parsed) = NameAddr::parse(request.from_header()) else {
+        return CallerIdentity::default();
+    };
+    let user = match parsed.uri {
+        Uri::Sip(uri) => uri.user,
+        Uri::Tel(tel) => Some(tel.number),
+        _ => None,
+    };
+    CallerIdentity {
+        display: parsed.display,
+        user,
+    }
+}
+
+fn max_forwards(request: &Message) -> u8 {
+    request
+        .header(HeaderName::MaxForwards)
+        .and_then(|value| value.trim().parse::<u8>().ok())
+        .map_or(70, |value| value.saturating_sub(1))
+}

@@ -392,3 +392,6 @@ fn is_sips(uri: &str) -> bool {
     uri.get(..5)
         .is_some_and(|scheme| scheme.eq_ignore_ascii_case("sips:"))
 }
+
+#[cfg(test)]
+mod tests;

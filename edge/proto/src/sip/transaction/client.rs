@@ -116,7 +116,6 @@ impl TransactionLayer {
     ///
     /// # Errors
     /// [`Full`]: the limit on transactions is reached (for INVITE some way before it is); nothing was sent.
-    #[allow(clippy::too_many_arguments)]
     pub fn start(
         &mut self,
         now: Instant,

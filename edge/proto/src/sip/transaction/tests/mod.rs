@@ -1,7 +1,11 @@
 //! The layer in virtual time, message by message.
 
 mod cancel;
+mod channel;
 mod client;
+mod limits;
+mod old_style;
+mod server;
 
 use super::*;
 use crate::config::{Limits, SipConfig};

@@ -522,6 +522,7 @@ impl B2bua {
 
     /// A new configuration: sources that lost their place lose their connections and their calls.
     pub(super) fn on_reload(&mut self, config: Arc<Config>) {
+        self.cx.transactions.reconfigure(&config.sip);
         self.cx.config = config;
         let lost: Vec<ConnectionId> = self
             .cx

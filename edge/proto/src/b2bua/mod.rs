@@ -135,6 +135,11 @@ impl B2bua {
         self.calls.len()
     }
 
+    /// Whether nothing is left to finish: no call, and no transaction whose answer a peer still waits for.
+    pub fn is_idle(&self) -> bool {
+        self.calls.is_empty() && self.cx.transactions.counts() == (0, 0)
+    }
+
     /// Whether new calls are refused.
     pub fn is_draining(&self) -> bool {
         self.cx.draining

@@ -3,7 +3,7 @@
 use super::connection::{Connection, Expiry, QueueFull, State};
 use super::listener::{ActiveListener, ListenSocket, ListenerSetup};
 use super::outlets::Outlets;
-use super::resolver::Resolver;
+use super::resolver::{Resolver, ResolverSettings};
 use super::tls::{TlsSession, TlsSettings};
 use super::{ControlLimits, CoreStatus, tasks};
 use crate::clock::Clock;
@@ -596,9 +596,12 @@ impl<P: Protocol> Control<P> {
         &self,
         config: Arc<Config>,
         tls: Arc<TlsSettings>,
+        resolver: &ResolverSettings,
         listeners: Vec<ListenerSetup>,
     ) -> io::Result<()> {
         self.step(|driver| {
+            // Anew even when the settings stay: /etc/hosts and /etc/resolv.conf may have changed.
+            driver.parts.resolver = Resolver::new(resolver);
             driver.parts.config = config.clone();
             driver.parts.tls = tls;
             driver.inputs.push_back(Input::Reload(config));

@@ -53,8 +53,9 @@ impl Inbox {
                 ControlCommand::Reload {
                     config,
                     tls,
+                    resolver,
                     listeners,
-                } => control.reload(config, tls, listeners)?,
+                } => control.reload(config, tls, &resolver, listeners)?,
                 ControlCommand::Drain => control.drain(),
                 ControlCommand::Stop => return Ok(true),
             }

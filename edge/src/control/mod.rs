@@ -30,7 +30,7 @@ use edge_proto::id::CoreId;
 use edge_proto::relay::MediaEvent;
 use edge_proto::time::Duration;
 use listener::ListenerSetup;
-use resolver::Resolver;
+use resolver::{Resolver, ResolverSettings};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64};
@@ -80,6 +80,7 @@ pub enum ControlCommand {
     Reload {
         config: Arc<Config>,
         tls: Arc<TlsSettings>,
+        resolver: ResolverSettings,
         listeners: Vec<ListenerSetup>,
     },
     /// Refuse new calls, finish the old; [`CoreStatus::idle`] tells when they are finished.
@@ -113,7 +114,7 @@ pub struct Setup {
     pub tls: Arc<TlsSettings>,
     pub limits: ControlLimits,
     pub listeners: Vec<ListenerSetup>,
-    pub resolver: resolver::ResolverSettings,
+    pub resolver: ResolverSettings,
     pub commands: Receiver<ControlCommand>,
     pub handoffs: Receiver<HandoffMessage>,
     pub media: Receiver<MediaEvent>,
@@ -135,7 +136,7 @@ pub fn run<P: Protocol>(setup: Setup, protocol: P) -> io::Result<()> {
 }
 
 async fn main<P: Protocol>(setup: Setup, protocol: P) -> io::Result<()> {
-    let resolver = Resolver::new(&setup.resolver).map_err(io::Error::other)?;
+    let resolver = Resolver::new(&setup.resolver);
     let inbox = inbox::Inbox {
         commands: setup.commands,
         handoffs: setup.handoffs,

@@ -159,6 +159,7 @@ fn a_reload_keeps_connections_and_unchanged_listeners_and_closes_the_others() {
     let reload = ControlCommand::Reload {
         config: config(50),
         tls: Arc::default(),
+        resolver: ResolverSettings::default(),
         listeners: vec![
             added.remove(0),
             ListenerSetup {

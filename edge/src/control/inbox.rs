@@ -1,7 +1,8 @@
 //! What other threads send to a control thread: one task that sleeps on the thread's eventfd.
 
 use super::ControlCommand;
-use super::driver::{Control, Protocol};
+use super::driver::Protocol;
+use super::handle::Control;
 use crate::handoff::Receiver;
 use edge_proto::b2bua::{HandoffMessage, Input};
 use edge_proto::relay::MediaEvent;

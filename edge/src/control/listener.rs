@@ -3,7 +3,8 @@
 //! with an unusable address changes nothing.
 
 use super::connection::tune;
-use super::driver::{Control, Protocol};
+use super::driver::Protocol;
+use super::handle::Control;
 use bytes::Bytes;
 use edge_proto::b2bua::Input;
 use edge_proto::config::{Listener, Transport};

@@ -1,7 +1,7 @@
 //! The control thread of a core: sockets, TLS, names and queues around one B2BUA.
 //!
 //! Everything runs on one tokio-uring runtime, on one thread, and so without locks:
-//! - [`driver`] owns the protocol. Whatever happens becomes one `Input`; the outputs are carried out at once; then the next.
+//! - [`driver`] owns the protocol; tasks reach it through [`handle`]. Whatever happens becomes one `Input`; the outputs are carried out at once; then the next.
 //! - [`listener`] accepts; [`tasks`] holds one reader, one writer and (for outbound connections) one connector per
 //!   [`connection`]. A read in flight is never dropped, since that would lose data: it is ended with a shutdown.
 //! - [`inbox`] takes what other threads send; [`outlets`] sends to them, never blocking.
@@ -9,6 +9,7 @@
 
 mod connection;
 mod driver;
+mod handle;
 mod inbox;
 pub mod listener;
 mod outlets;
@@ -23,12 +24,13 @@ pub use outlets::Outlets;
 
 use crate::clock::Clock;
 use crate::handoff::Receiver;
-use driver::{Control, Driver};
+use driver::Driver;
 use edge_proto::b2bua::HandoffMessage;
 use edge_proto::config::Config;
 use edge_proto::id::CoreId;
 use edge_proto::relay::MediaEvent;
 use edge_proto::time::Duration;
+use handle::Control;
 use listener::ListenerSetup;
 use resolver::{Resolver, ResolverSettings};
 use std::io;

@@ -1,7 +1,8 @@
 //! The tasks of a control thread: they wait, the driver decides.
 
 use super::connection::{Connection, State, tune};
-use super::driver::{Control, Protocol};
+use super::driver::Protocol;
+use super::handle::Control;
 use super::tls::TlsSession;
 use bytes::BytesMut;
 use edge_proto::b2bua::{CloseReason, Input};

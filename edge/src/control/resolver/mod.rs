@@ -171,7 +171,7 @@ impl Resolver {
                 "{text}: the domain says that it offers no such service"
             ));
         }
-        let mut services = order::by_priority_and_weight(services, &mut *self.dice.borrow_mut());
+        let mut services = order::by_priority_and_weight(services, &mut self.dice.borrow_mut());
         services.truncate(MAX_ADDRESSES);
         Ok(Some(services))
     }

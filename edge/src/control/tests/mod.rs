@@ -4,6 +4,7 @@
 mod lifecycle;
 mod limits;
 mod outbound;
+mod pki;
 mod resolving;
 mod threads;
 mod tls;

@@ -1,82 +1,17 @@
 //! TLS in both roles against certificates of every kind.
 
+use super::pki::{Issued, Pki};
 use super::*;
 use crate::control::tls::{
     TlsClientFiles, TlsFileError, TlsServerFiles, client_config, server_config, warnings,
 };
 use edge_proto::b2bua::TlsTarget;
-use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, DnType, IsCa, KeyPair,
-    date_time_ymd,
-};
+use rcgen::{CertificateParams, KeyPair, date_time_ymd};
 use rustls::pki_types::ServerName;
 use rustls::{ClientConnection, RootCertStore, StreamOwned, SupportedProtocolVersion, version};
 use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::path::PathBuf;
-use tempfile::TempDir;
-
-/// A certificate authority and a place for its files.
-struct Pki {
-    directory: TempDir,
-    authority: CertifiedIssuer<'static, KeyPair>,
-}
-
-/// The files of one certificate.
-#[derive(Clone)]
-struct Issued {
-    certificate: PathBuf,
-    private_key: PathBuf,
-}
-
-impl Pki {
-    fn new() -> Self {
-        Self::named("Test Authority")
-    }
-
-    fn named(name: &str) -> Self {
-        let mut params = CertificateParams::new(Vec::new()).unwrap();
-        params.distinguished_name = DistinguishedName::new();
-        params.distinguished_name.push(DnType::CommonName, name);
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let key = KeyPair::generate().unwrap();
-        Pki {
-            directory: tempfile::tempdir().unwrap(),
-            authority: CertifiedIssuer::self_signed(params, key).unwrap(),
-        }
-    }
-
-    fn write(&self, name: &str, text: &str) -> PathBuf {
-        let path = self.directory.path().join(name);
-        std::fs::write(&path, text).unwrap();
-        path
-    }
-
-    fn ca(&self) -> PathBuf {
-        self.write("ca.pem", &self.authority.pem())
-    }
-
-    fn issue(&self, name: &str, change: impl FnOnce(&mut CertificateParams)) -> Issued {
-        let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
-        change(&mut params);
-        let key = KeyPair::generate().unwrap();
-        let certificate = params.signed_by(&key, &self.authority).unwrap();
-        Issued {
-            certificate: self.write(&format!("{name}.pem"), &certificate.pem()),
-            private_key: self.write(&format!("{name}.key"), &key.serialize_pem()),
-        }
-    }
-
-    fn good(&self, name: &str) -> Issued {
-        self.issue(name, |_| {})
-    }
-
-    fn roots(&self) -> RootCertStore {
-        let mut roots = RootCertStore::empty();
-        roots.add(self.authority.der().clone()).unwrap();
-        roots
-    }
-}
 
 fn server_settings(issued: &Issued, client_ca: Option<PathBuf>) -> TlsSettings {
     let files = TlsServerFiles {

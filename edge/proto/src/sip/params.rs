@@ -161,10 +161,11 @@ impl Params {
 
     /// Writes `;name=value` with URI escapes.
     pub(crate) fn write_uri(&self, out: &mut impl fmt::Write) -> fmt::Result {
-        for (name, value) in &self.0 {
+        for (name, value) in self.0.iter().filter(|(name, _)| !name.is_empty()) {
             out.write_char(';')?;
             percent_encode(out, name, is_uri_param_byte)?;
-            if let Some(value) = value {
+            // A URI parameter has no way to say "empty".
+            if let Some(value) = value.as_deref().filter(|value| !value.is_empty()) {
                 out.write_char('=')?;
                 percent_encode(out, value, is_uri_param_byte)?;
             }

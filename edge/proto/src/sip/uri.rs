@@ -353,7 +353,8 @@ impl fmt::Display for SipUri {
             write!(f, ":{port}")?;
         }
         self.params.write_uri(f)?;
-        for (index, (name, value)) in self.headers.iter().enumerate() {
+        let named = self.headers.iter().filter(|(name, _)| !name.is_empty());
+        for (index, (name, value)) in named.enumerate() {
             f.write_str(if index == 0 { "?" } else { "&" })?;
             percent_encode(f, name, is_header_byte)?;
             f.write_str("=")?;

@@ -2,6 +2,12 @@
 //!
 //! A library beside the binary so that the tests and benches that need the kernel drive the same code as the daemon.
 
+pub mod cdr;
 pub mod clock;
 pub mod control;
 pub mod handoff;
+pub mod metrics;
+pub mod reporter;
+
+#[cfg(test)]
+mod test_support;

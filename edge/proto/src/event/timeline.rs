@@ -4,6 +4,7 @@
 
 use super::redact::{Number, Privacy, Text};
 use super::{Cause, Direction, Event, EventKind, HangupBy, LegNumber, LegRecord};
+use crate::sip::status::reason_phrase;
 use crate::time::{Duration, Instant};
 
 /// One line of a call's timeline, `{at, leg, kind, detail, reason}`.
@@ -178,9 +179,13 @@ impl EventKind {
                 elapsed,
             } => {
                 let after = elapsed.map_or_else(String::new, |e| format!(" after {}", seconds(e)));
+                let phrase = reason_phrase(*code);
                 Description::new(
                     "response",
-                    format!("{code} to {method} {}{after}", way(*direction, trunk)),
+                    format!(
+                        "{code} {phrase} to {method} {}{after}",
+                        way(*direction, trunk)
+                    ),
                 )
             }
             EventKind::Digest { trunk, outcome } => describe_digest(trunk, outcome),

@@ -1,0 +1,105 @@
+//! Label values from a bounded set, whatever peers send.
+
+use edge_proto::config::Config;
+use edge_proto::id::ListenerId;
+use std::borrow::Cow;
+use std::collections::BTreeSet;
+use std::sync::{PoisonError, RwLock};
+
+/// Stands for everything outside the known set.
+pub const OTHER: &str = "other";
+
+/// Methods that get a label of their own.
+pub const KNOWN_METHODS: &[&str] = &[
+    "INVITE",
+    "ACK",
+    "BYE",
+    "CANCEL",
+    "OPTIONS",
+    "REGISTER",
+    "REFER",
+    "NOTIFY",
+    "SUBSCRIBE",
+    "INFO",
+    "UPDATE",
+    "PRACK",
+    "MESSAGE",
+    "PUBLISH",
+];
+
+/// Names that reloads may add up to before new ones become [`OTHER`].
+const MAX_NAMES: usize = 1_024;
+
+/// A method's label. Methods are case-sensitive (RFC 3261 §7.1): `invite` is not INVITE.
+pub fn fold_method(method: &str) -> &'static str {
+    KNOWN_METHODS
+        .iter()
+        .find(|m| **m == method)
+        .copied()
+        .unwrap_or(OTHER)
+}
+
+/// A status code's label: the code where RFCs register it, else its class (`4xx`), else [`OTHER`].
+pub fn fold_code(code: u16) -> Cow<'static, str> {
+    const REGISTERED: &[u16] = &[
+        100, 180, 181, 182, 183, 199, 200, 202, 204, 300, 301, 302, 305, 380, 400, 401, 402, 403,
+        404, 405, 406, 407, 408, 410, 412, 413, 414, 415, 416, 417, 420, 421, 422, 423, 424, 425,
+        428, 429, 430, 433, 436, 437, 438, 439, 440, 469, 470, 480, 481, 482, 483, 484, 485, 486,
+        487, 488, 489, 491, 493, 494, 500, 501, 502, 503, 504, 505, 513, 555, 580, 600, 603, 604,
+        606, 607, 608,
+    ];
+    if REGISTERED.binary_search(&code).is_ok() {
+        return Cow::Owned(code.to_string());
+    }
+    Cow::Borrowed(match code {
+        100..=199 => "1xx",
+        200..=299 => "2xx",
+        300..=399 => "3xx",
+        400..=499 => "4xx",
+        500..=599 => "5xx",
+        600..=699 => "6xx",
+        _ => OTHER,
+    })
+}
+
+/// Names that come from the configuration.
+#[derive(Debug, Default)]
+pub struct Labels(RwLock<Names>);
+
+#[derive(Debug, Default)]
+struct Names {
+    trunks: BTreeSet<String>,
+    /// By [`ListenerId`].
+    listeners: Vec<String>,
+}
+
+impl Labels {
+    pub fn update(&self, config: &Config) {
+        let mut names = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        for trunk in &config.trunks {
+            if names.trunks.len() < MAX_NAMES {
+                names.trunks.insert(trunk.name.clone());
+            }
+        }
+        names.listeners = config.listeners.iter().map(|l| l.name.clone()).collect();
+    }
+
+    /// `trunk` itself if any configuration since the start had it.
+    pub fn trunk<'a>(&self, trunk: &'a str) -> &'a str {
+        let names = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        if names.trunks.contains(trunk) {
+            trunk
+        } else {
+            OTHER
+        }
+    }
+
+    /// The listener's name in the present configuration.
+    pub fn listener(&self, id: ListenerId) -> String {
+        let names = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        names
+            .listeners
+            .get(usize::from(id.0))
+            .map_or_else(|| OTHER.to_owned(), String::clone)
+    }
+}

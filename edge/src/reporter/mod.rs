@@ -1,0 +1,197 @@
+//! Everything that is told to the outside, from the one stream of typed events.
+//!
+//! Control threads put events into a bounded queue; one reporter thread takes them out and feeds the call book (for the
+//! admin API), the metrics, the CDR file, the log and the live event stream. Nothing here is on the path of a packet, and
+//! nothing here can hold a call up: a full queue is counted by the sender.
+
+mod book;
+mod clock;
+mod log;
+
+pub use book::{Book, BookLimits, Call, Leg, LegState, Lookup, TimelineItem};
+pub use clock::{WallClock, rfc3339};
+
+use crate::cdr::{CdrLine, CdrWriter};
+use crate::clock::Clock;
+use crate::handoff::{Receiver, Waker};
+use crate::metrics::Metrics;
+use edge_proto::event::{Event, EventKind};
+use edge_proto::id::CoreId;
+use jiff::Timestamp;
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::sync::broadcast;
+
+/// Room for events that wait for the reporter, all cores together: the capacity of the queue in [`ReporterOptions`]. A
+/// transferred call makes about fifty.
+pub const QUEUE_CAPACITY: usize = 65_536;
+/// Events a slow reader of the live stream may lag behind before it loses some, and is told how many.
+const STREAM_CAPACITY: usize = 4_096;
+const TICK: Duration = Duration::from_secs(1);
+
+/// An event as the live stream carries it.
+#[derive(Clone, Debug)]
+pub struct Published {
+    pub core: CoreId,
+    /// Tells the event's time.
+    pub clock: WallClock,
+    pub event: Arc<Event>,
+}
+
+/// The read side, shared with the admin API.
+#[derive(Debug)]
+pub struct Shared {
+    book: Mutex<Book>,
+    stream: broadcast::Sender<Published>,
+}
+
+impl Shared {
+    fn new(limits: BookLimits) -> Self {
+        Shared {
+            book: Mutex::new(Book::new(limits)),
+            stream: broadcast::channel(STREAM_CAPACITY).0,
+        }
+    }
+
+    /// The calls, active and recently ended. Held for as short as possible: the reporter waits for it.
+    pub fn book(&self) -> MutexGuard<'_, Book> {
+        // A panic while it was held leaves a book that is at worst one event behind.
+        self.book.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Events from now on.
+    pub fn subscribe(&self) -> broadcast::Receiver<Published> {
+        self.stream.subscribe()
+    }
+}
+
+/// What a [`Reporter`] is made of.
+pub struct ReporterOptions {
+    /// From the control threads. The reporter sleeps on its waker and on nothing else.
+    pub events: Receiver<(CoreId, Event)>,
+    pub metrics: Arc<Metrics>,
+    pub cdr: CdrWriter,
+    pub limits: BookLimits,
+    /// The one that stamps events.
+    pub clock: Clock,
+}
+
+/// The reporter thread's state. The supervisor spawns a thread that calls [`Reporter::run`].
+pub struct Reporter {
+    events: Receiver<(CoreId, Event)>,
+    shared: Arc<Shared>,
+    metrics: Arc<Metrics>,
+    cdr: CdrWriter,
+    clock: WallClock,
+    process_clock: Clock,
+    log: log::EventLog,
+    stopping: Arc<AtomicBool>,
+}
+
+/// Ends a [`Reporter`]. Use it after the control threads have ended, or their last events are lost.
+#[derive(Clone, Debug)]
+pub struct ReporterStop {
+    stopping: Arc<AtomicBool>,
+    waker: Waker,
+}
+
+impl ReporterStop {
+    /// What is queued now is still reported.
+    pub fn stop(&self) {
+        self.stopping.store(true, Ordering::Release);
+        self.waker.wake();
+    }
+}
+
+impl Reporter {
+    pub fn new(options: ReporterOptions) -> Reporter {
+        Reporter {
+            events: options.events,
+            shared: Arc::new(Shared::new(options.limits)),
+            metrics: options.metrics,
+            cdr: options.cdr,
+            clock: WallClock::new(options.clock.now(), Timestamp::now()),
+            process_clock: options.clock,
+            log: log::EventLog::default(),
+            stopping: Arc::default(),
+        }
+    }
+
+    /// For whoever spawns the thread.
+    pub fn stopper(&self) -> ReporterStop {
+        ReporterStop {
+            stopping: self.stopping.clone(),
+            waker: self.events.waker().clone(),
+        }
+    }
+
+    /// The read side for the admin API.
+    pub fn shared(&self) -> Arc<Shared> {
+        self.shared.clone()
+    }
+
+    /// Reports until [`ReporterStop::stop`]; then what is queued, and the CDR file is written to the end and made durable
+    /// before it returns. Fails only when the system refuses to let the thread sleep.
+    pub fn run(mut self) -> io::Result<()> {
+        let mut next_tick = std::time::Instant::now() + TICK;
+        loop {
+            // Before the queue is looked at: what was queued before the stop is seen after it.
+            let stopping = self.stopping.load(Ordering::Acquire);
+            let left = next_tick.saturating_duration_since(std::time::Instant::now());
+            let patience = if stopping { Duration::ZERO } else { left };
+            match self.events.recv_timeout(Some(patience))? {
+                Some((core, event)) => self.report(core, event),
+                None if stopping => return Ok(()),
+                None => {}
+            }
+            let now = std::time::Instant::now();
+            if now >= next_tick {
+                self.tick();
+                next_tick = now + TICK;
+            }
+        }
+    }
+
+    fn tick(&mut self) {
+        self.cdr.tick();
+        if let Some(step) = self
+            .clock
+            .resync(self.process_clock.now(), Timestamp::now())
+        {
+            tracing::warn!(
+                seconds = step as f64 / 1e9,
+                "the system's clock was set: calls that are under way keep the old time"
+            );
+        }
+        self.shared.book().sweep();
+    }
+
+    fn report(&mut self, core: CoreId, event: Event) {
+        let event = Arc::new(event);
+        self.log.event(core, &event);
+        let noted = self.shared.book().apply(core, self.clock, &event);
+        if let Some(trunk) = &noted.opened {
+            self.metrics.leg_alive(trunk, true);
+        }
+        if let Some(trunk) = &noted.closed {
+            self.metrics.leg_alive(trunk, false);
+        }
+        self.metrics
+            .observe(core, &event, noted.leg_trunk.as_deref());
+        if let EventKind::LegEnded(record) = &event.kind {
+            self.cdr
+                .append(CdrLine::new(record, &noted.clock).to_bytes());
+        }
+        // An error means that nobody listens.
+        let _ = self.shared.stream.send(Published {
+            core,
+            clock: noted.clock,
+            event,
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests;

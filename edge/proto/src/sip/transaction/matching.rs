@@ -104,11 +104,8 @@ impl KeyBuffer {
     }
 
     fn push_sent_by(&mut self, via: &Via) {
-        let start = self.text.len() + 1;
+        // A parsed host is in lower case.
         self.push_number(&via.host);
-        if let Some(host) = self.text.get_mut(start..) {
-            host.make_ascii_lowercase();
-        }
         self.push_number(sent_by_port(via));
     }
 }
@@ -122,4 +119,22 @@ pub(super) fn sent_by_port(via: &Via) -> u16 {
             5060
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_default_port_is_the_transports() {
+        for (via, port) in [
+            ("SIP/2.0/UDP h", 5060),
+            ("SIP/2.0/tcp h", 5060),
+            ("SIP/2.0/tls h", 5061),
+            ("SIP/2.0/TLS h:5060", 5060),
+            ("SIP/2.0/TCP h:7", 7),
+        ] {
+            assert_eq!(sent_by_port(&Via::parse(via).unwrap()), port, "{via}");
+        }
+    }
 }

@@ -219,12 +219,15 @@ impl TransactionLayer {
         }
     }
 
-    /// A connection is gone, or a datagram could not be delivered. Client transactions that wait for a final response on it
-    /// fail; server transactions stay, hold back what they would send, and send it when the peer repeats its request over
-    /// another connection or the user calls [`Self::set_server_hop`].
+    /// A connection is gone, or datagrams cannot be delivered. Client transactions that wait for a final response on it
+    /// fail. Server transactions stay: those of a connection hold back what they would send, and send it when the peer
+    /// repeats its request over another connection or the user calls [`Self::set_server_hop`]; those over UDP go on as if
+    /// the datagram had been lost.
     pub fn hop_failed(&mut self, now: Instant, hop: Hop) {
         self.clients_failed(now, hop);
-        self.servers_stranded(hop);
+        if matches!(hop, Hop::Stream(_)) {
+            self.servers_stranded(hop);
+        }
     }
 
     /// How many client and server transactions there are.

@@ -99,3 +99,52 @@ impl Timings {
         interval.saturating_mul(2).min(self.t2)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with_t1(t1: Duration) -> Timings {
+        Timings::from(&SipConfig {
+            t1,
+            ..SipConfig::default()
+        })
+    }
+
+    #[test]
+    fn timer_d_does_not_shrink_with_our_t1() {
+        // RFC 3261 §17.1.1.2: the server's T1 is unknown, so at least 32 s.
+        assert_eq!(
+            with_t1(Duration::from_millis(10)).timer_d(),
+            Duration::from_secs(32)
+        );
+        assert_eq!(
+            with_t1(Duration::from_secs(1)).timer_d(),
+            Duration::from_secs(64)
+        );
+    }
+
+    #[test]
+    fn codes_have_classes() {
+        for (code, class) in [
+            (100, ResponseClass::Provisional),
+            (199, ResponseClass::Provisional),
+            (200, ResponseClass::Success),
+            (299, ResponseClass::Success),
+            (300, ResponseClass::Failure),
+            (699, ResponseClass::Failure),
+            (0, ResponseClass::Failure),
+        ] {
+            assert_eq!(ResponseClass::of(code), class, "{code}");
+        }
+    }
+
+    #[test]
+    fn what_ends_a_transaction_fires_before_what_repeats() {
+        for last in [Timer::B, Timer::F, Timer::H, Timer::L, Timer::Cancelled] {
+            for repeat in [Timer::A, Timer::E, Timer::G, Timer::Success] {
+                assert!(last < repeat, "{last:?} {repeat:?}");
+            }
+        }
+    }
+}

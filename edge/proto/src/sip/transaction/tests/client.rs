@@ -286,3 +286,34 @@ fn a_failed_connection_fails_what_waits_on_it_and_nothing_else() {
     run(&mut layer, after_everything(at(3)));
     assert_empty(&layer);
 }
+
+#[test]
+fn a_branch_used_twice_belongs_to_the_later_request() {
+    let mut layer = layer();
+    INVITE.start(&mut layer, at(0), tcp(1));
+    let later = INVITE.start(&mut layer, at(0), tcp(2));
+    layer.hop_failed(at(1), tcp(1));
+    let ringing = parse(answer(&INVITE.message(), 180, "to-1"));
+    assert_eq!(
+        layer.on_response(at(2), &ringing),
+        ResponseDisposition::Provisional(later)
+    );
+    layer.hop_failed(at(3), tcp(2));
+    drain(&mut layer);
+    assert_empty(&layer);
+}
+
+#[test]
+fn new_timers_are_for_new_transactions() {
+    let mut layer = layer();
+    layer.reconfigure(&SipConfig {
+        t1: Duration::from_millis(10),
+        ..SipConfig::default()
+    });
+    OPTIONS.start(&mut layer, at(0), udp());
+    drain(&mut layer);
+    let log = run(&mut layer, at(640));
+    assert_eq!(log.first(), Some(&(10, "OPTIONS".to_owned())));
+    assert_eq!(log.last(), Some(&(640, "ClientDone".to_owned())));
+    assert_empty(&layer);
+}

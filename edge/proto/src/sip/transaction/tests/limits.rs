@@ -172,3 +172,50 @@ fn a_long_branch_is_kept_as_its_digest() {
     assert_eq!(longest, Some(65), "'#' and 32 bytes in hexadecimal");
     assert!(layer.request_index.keys().all(|key| key.len() <= 256));
 }
+
+#[test]
+fn bytes_that_will_not_be_sent_again_are_let_go() {
+    // Sent requests, once answered.
+    for (method, code) in [("INVITE", 200), ("INVITE", 486), ("OPTIONS", 200)] {
+        let mut layer = layer();
+        let request = Request { method, ..INVITE };
+        let bytes = request.bytes();
+        layer
+            .start(
+                at(0),
+                udp(),
+                false,
+                Method::from_token(method),
+                "z9hG4bK-1",
+                bytes.clone(),
+            )
+            .unwrap();
+        drain(&mut layer);
+        assert!(!bytes.is_unique(), "kept for repetition");
+        layer.on_response(at(1), &parse(answer(&request.message(), code, "to-1")));
+        drain(&mut layer);
+        assert_eq!(layer.counts(), (1, 0));
+        assert!(bytes.is_unique(), "{method} {code}");
+    }
+    // Responses to INVITE, once acknowledged.
+    for code in [200, 486] {
+        let mut layer = layer();
+        let key = INVITE.receive(&mut layer, at(0), udp());
+        let bytes = answer(&INVITE.message(), code, "to-1");
+        layer.respond(at(0), key, code, bytes.clone());
+        drain(&mut layer);
+        assert!(!bytes.is_unique(), "kept for repetition");
+        if code == 200 {
+            layer.acknowledged(key);
+        } else {
+            let ack = Request {
+                method: "ACK",
+                to_tag: ";tag=to-1",
+                ..INVITE
+            };
+            ack.offer(&mut layer, at(1), udp());
+        }
+        assert_eq!(layer.counts(), (0, 1));
+        assert!(bytes.is_unique(), "{code}");
+    }
+}

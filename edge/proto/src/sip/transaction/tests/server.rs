@@ -393,6 +393,46 @@ fn a_response_without_a_connection_waits_for_a_new_one() {
 }
 
 #[test]
+fn an_unreachable_udp_peer_is_tried_again() {
+    let mut layer = layer();
+    let key = INVITE.receive(&mut layer, at(0), udp());
+    layer.hop_failed(at(0), udp());
+    respond(&mut layer, at(0), key, &INVITE.message(), 486);
+    assert_eq!(drain(&mut layer), ["486"]);
+    assert_eq!(run(&mut layer, at(500)), events(&[(500, "486")]));
+}
+
+#[test]
+fn a_moved_transaction_takes_the_new_transports_timers() {
+    for (hop, reliable, ends_at_once) in [(tcp(2), true, true), (udp(), false, false)] {
+        let mut layer = layer();
+        let key = OPTIONS.receive(&mut layer, at(0), tcp(1));
+        layer.hop_failed(at(0), tcp(1));
+        layer.set_server_hop(key, hop, reliable);
+        respond(&mut layer, at(0), key, &OPTIONS.message(), 200);
+        let log = drain(&mut layer);
+        assert_eq!(log.contains(&"ServerDone".to_owned()), ends_at_once);
+    }
+}
+
+#[test]
+fn the_ack_of_a_2xx_inside_a_dialog_finds_its_invite() {
+    let mut layer = layer();
+    let reinvite = Request {
+        to_tag: ";tag=to-1",
+        cseq: 9,
+        ..INVITE
+    };
+    let key = reinvite.receive(&mut layer, at(0), tcp(1));
+    respond(&mut layer, at(0), key, &reinvite.message(), 200);
+    let ack = Request { cseq: 9, ..ACK_2XX };
+    assert_eq!(
+        ack.offer(&mut layer, at(1), tcp(1)),
+        RequestDisposition::Ack(Some(key))
+    );
+}
+
+#[test]
 fn a_transaction_on_a_live_connection_does_not_follow_a_repeated_request() {
     let mut layer = layer();
     let key = INVITE.receive(&mut layer, at(0), tcp(1));

@@ -8,7 +8,7 @@ use super::tls::{TlsSession, TlsSettings};
 use super::{ControlLimits, CoreStatus};
 use crate::clock::Clock;
 use bytes::Bytes;
-use edge_proto::b2bua::{CloseReason, Input, Output, TlsTarget};
+use edge_proto::b2bua::{B2bua, CloseReason, Input, Output, TlsTarget};
 use edge_proto::config::{Config, Transport};
 use edge_proto::event::{Event, EventKind};
 use edge_proto::id::{ConnectionId, CoreId, ListenerId};
@@ -31,6 +31,24 @@ pub trait Protocol: 'static {
     fn poll_timeout(&self) -> Option<Instant>;
     /// Whether nothing is left to finish: no call, and no transaction whose answer a peer still waits for.
     fn is_idle(&self) -> bool;
+}
+
+impl Protocol for B2bua {
+    fn handle(&mut self, now: Instant, input: Input) {
+        B2bua::handle(self, now, input);
+    }
+
+    fn poll_output(&mut self) -> Option<Output> {
+        B2bua::poll_output(self)
+    }
+
+    fn poll_timeout(&self) -> Option<Instant> {
+        B2bua::poll_timeout(self)
+    }
+
+    fn is_idle(&self) -> bool {
+        B2bua::is_idle(self)
+    }
 }
 
 /// What a driver is made of, besides the protocol.

@@ -108,7 +108,6 @@ pub struct CoreStatus {
 }
 
 /// Everything a control thread is given. The receivers must share one waker.
-#[derive(Debug)]
 pub struct Setup {
     pub core: CoreId,
     pub clock: Clock,
@@ -122,7 +121,12 @@ pub struct Setup {
     pub media: Receiver<MediaEvent>,
     pub outlets: Outlets,
     pub status: Arc<CoreStatus>,
+    /// Called once, when the listeners accept.
+    pub ready: Box<dyn FnOnce() + Send>,
 }
+
+/// At the end of the thread: how long the last events and media commands may wait for room in their queues.
+const LAST_EVENTS: Duration = Duration::from_secs(1);
 
 /// Entries of the submission queue; the completion queue has room for a read and a write of every connection.
 const RING_ENTRIES: u32 = 1024;
@@ -159,10 +163,12 @@ async fn main<P: Protocol>(setup: Setup, protocol: P) -> io::Result<()> {
         protocol,
     ));
     control.listen(setup.listeners)?;
+    (setup.ready)();
     tokio_uring::spawn(tasks::keep_time(control.clone()));
     tokio_uring::spawn(tasks::sweep(control.clone(), sweep));
     tokio_uring::spawn(tasks::retry_outlets(control.clone()));
     inbox.run(&control).await?;
     control.shut_down().await;
+    let _ = tokio::time::timeout(LAST_EVENTS, tasks::empty_outlets(&control)).await;
     Ok(())
 }

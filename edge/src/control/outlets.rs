@@ -12,11 +12,27 @@ use std::collections::VecDeque;
 /// few of them per allocation, and a teardown may not get lost.
 const MEDIA_BACKLOG: usize = 1024;
 
-/// While so many events wait, events are dropped, but for the ends of legs and calls: those are billing records.
+/// While so many events wait, those about a call are dropped.
 const EVENT_BACKLOG: usize = 64 * 1024;
 
-/// The hard end of patience also for records: the reporter has been stuck for a very long time.
+/// What belongs to no call may be a stranger's doing, and may take only a part of that room.
+const NOISE_BACKLOG: usize = EVENT_BACKLOG / 8;
+
+/// The starts and ends of calls and legs are what bills are made of: they go only when the reporter has been stuck for very
+/// long.
 const RECORD_BACKLOG: usize = 4 * EVENT_BACKLOG;
+
+/// How many events may wait before `event` is dropped.
+fn backlog_limit(event: &Event) -> usize {
+    match event.kind {
+        EventKind::CallStarted { .. }
+        | EventKind::LegStarted { .. }
+        | EventKind::LegEnded(_)
+        | EventKind::CallEnded { .. } => RECORD_BACKLOG,
+        _ if event.call.is_some() => EVENT_BACKLOG,
+        _ => NOISE_BACKLOG,
+    }
+}
 
 /// Queues to other threads.
 #[derive(Debug)]
@@ -77,16 +93,7 @@ impl Outlets {
 
     /// To the reporter. False: the event was dropped.
     pub(super) fn event(&mut self, core: CoreId, event: Event) -> bool {
-        let is_record = matches!(
-            event.kind,
-            EventKind::LegEnded(_) | EventKind::CallEnded { .. }
-        );
-        let limit = if is_record {
-            RECORD_BACKLOG
-        } else {
-            EVENT_BACKLOG
-        };
-        if self.event_backlog.len() >= limit {
+        if self.event_backlog.len() >= backlog_limit(&event) {
             return false;
         }
         self.event_backlog.push_back((core, event));
@@ -182,24 +189,37 @@ mod tests {
     }
 
     #[test]
-    fn records_outlive_other_events_when_the_reporter_is_stuck() {
+    fn noise_goes_first_and_records_last_when_the_reporter_is_stuck() {
         let (media, _commands) = bounded(1).unwrap();
         let (events, received) = bounded(1).unwrap();
         let mut outlets = Outlets::new(media, Vec::new(), events);
         let overflow = || event(EventKind::Overflow { queue: "media" });
-        for _ in 0..=EVENT_BACKLOG {
-            assert!(outlets.event(CoreId(0), overflow()));
-        }
-        assert!(!outlets.event(CoreId(0), overflow()));
+        let of_a_call = || Event {
+            call: Some("00112233445566778899aabbccddeeff".into()),
+            ..overflow()
+        };
         let record = event(EventKind::CallEnded {
             cause: Cause::Completed,
         });
-        assert!(outlets.event(CoreId(0), record.clone()));
+        // One is in the queue, the others wait.
+        for _ in 0..=NOISE_BACKLOG {
+            assert!(outlets.event(CoreId(0), overflow()));
+        }
+        assert!(!outlets.event(CoreId(0), overflow()));
+        for _ in NOISE_BACKLOG..EVENT_BACKLOG {
+            assert!(outlets.event(CoreId(0), of_a_call()));
+        }
+        assert!(!outlets.event(CoreId(0), of_a_call()));
+        for _ in EVENT_BACKLOG..RECORD_BACKLOG {
+            assert!(outlets.event(CoreId(0), record.clone()));
+        }
+        assert!(!outlets.event(CoreId(0), record.clone()));
         let mut last = None;
         while let Some(item) = received.try_recv() {
             last = Some(item);
             outlets.retry();
         }
+        assert!(outlets.retry());
         assert_eq!(last, Some((CoreId(0), record)));
     }
 

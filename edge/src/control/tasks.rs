@@ -183,8 +183,13 @@ pub(super) async fn retry_outlets<P: Protocol>(control: Control<P>) {
     let signal = control.retry_signal();
     loop {
         signal.notified().await;
-        while !control.retry_outlets() {
-            tokio::time::sleep(RETRY).await;
-        }
+        empty_outlets(&control).await;
+    }
+}
+
+/// Tries until nothing waits for other threads.
+pub(super) async fn empty_outlets<P: Protocol>(control: &Control<P>) {
+    while !control.retry_outlets() {
+        tokio::time::sleep(RETRY).await;
     }
 }

@@ -215,6 +215,7 @@ impl Edge {
             media: media_receiver,
             outlets: Outlets::new(media_sender, options.cores, event_sender),
             status: status.clone(),
+            ready: Box::new(|| ()),
         };
         let script = Script {
             seen: seen_sender,
@@ -297,14 +298,7 @@ impl Edge {
     fn noted(&self) -> String {
         loop {
             let event = self.events.recv_timeout(Some(DEADLINE)).unwrap();
-            if let (
-                _,
-                Event {
-                    kind: EventKind::Connection { detail, .. },
-                    ..
-                },
-            ) = event.expect("an event")
-            {
+            if let EventKind::Connection { detail, .. } = event.expect("an event").1.kind {
                 return detail;
             }
         }

@@ -4,6 +4,7 @@
 
 pub mod cdr;
 pub mod clock;
+pub mod config;
 pub mod control;
 pub mod handoff;
 pub mod metrics;

@@ -13,7 +13,9 @@ mod target;
 
 pub use family::{Families, FamilyMismatch, Transferee, family_check};
 pub use glob::Glob;
-pub use headers::{CopiedHeaders, DroppedHeader, HeaderPattern, HeaderSources, copy_headers};
+pub use headers::{
+    CopiedHeaders, DroppedHeader, HeaderPattern, HeaderSources, copy_headers, is_never_copied,
+};
 pub use pattern::{PatternError, TargetPattern};
 pub use refer::{
     AuthOutcome, MAX_REFERS_TRIED, ReferFacts, ReferRefusal, ReferStep, ReferVerdict, StepResult,

@@ -32,6 +32,8 @@ pub enum PatternError {
     Empty,
     #[error("has the scheme \"{0}\"; only sip:, sips: and tel: targets exist")]
     Scheme(String),
+    #[error("has a host and no scheme; write sip: in front of it")]
+    NoScheme,
     #[error("has no user part; write sip:*@host to allow every user")]
     NoUser,
     #[error("has no host")]
@@ -79,7 +81,7 @@ impl TargetPattern {
             return Err(PatternError::Character(bad));
         }
         match text.split_once(':') {
-            None if text.contains('@') => Err(PatternError::Scheme(String::new())),
+            None if text.contains('@') => Err(PatternError::NoScheme),
             None => Ok(TargetPattern::Number(number_glob(text)?)),
             Some((scheme, rest)) if scheme.eq_ignore_ascii_case("tel") => {
                 if rest.is_empty() {
@@ -317,7 +319,7 @@ mod tests {
         for (text, expected) in [
             ("", E::Empty),
             ("http://example.net", E::Scheme("http".to_owned())),
-            ("bob@example.net", E::Scheme(String::new())),
+            ("bob@example.net", E::NoScheme),
             ("sip*:bob@example.net", E::Scheme("sip*".to_owned())),
             ("sip:example.net", E::NoUser),
             ("sip:@example.net", E::NoUser),

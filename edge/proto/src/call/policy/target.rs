@@ -113,7 +113,7 @@ pub fn parse_refer_to(value: &str) -> Result<ReferTo, TargetRefusal> {
         return tel(number);
     }
     let parsed = NameAddr::parse(value)
-        .map_err(|fault| TargetRefusal::malformed(format!("Refer-To is malformed: {fault}")))?;
+        .map_err(|fault| TargetRefusal::malformed(format!("the target is malformed: {fault}")))?;
     match &parsed.uri {
         Uri::Sip(uri) => sip(uri),
         Uri::Tel(TelUri { number, params }) => {

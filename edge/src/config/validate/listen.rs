@@ -1,0 +1,200 @@
+//! `[[listen]]`.
+
+use crate::config::diagnostic::{At, Place, Sink};
+use crate::config::raw::RawListen;
+use crate::control::tls::{TlsServerFiles, server_config, warnings};
+use edge_proto::config::{Listener, Transport};
+use edge_proto::id::ListenerId;
+use rustls::ServerConfig;
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
+use std::sync::Arc;
+
+const MAX_LISTENERS: usize = 64;
+
+/// The listeners of a file.
+#[derive(Debug)]
+pub(super) struct Listeners {
+    pub list: Vec<Listener>,
+    pub tls: HashMap<ListenerId, Arc<ServerConfig>>,
+    /// Of all listeners, also those that are refused, so that no trunk is blamed for naming one.
+    pub names: Vec<String>,
+    /// Every listener of the file is in `list`.
+    pub complete: bool,
+}
+
+pub(super) fn listeners(sink: &mut Sink<'_>, raw: &[RawListen], base: &Path) -> Listeners {
+    let mut listeners = Listeners {
+        list: Vec::new(),
+        tls: HashMap::new(),
+        names: Vec::new(),
+        complete: true,
+    };
+    if raw.is_empty() {
+        sink.error(
+            &Place::file(),
+            "there is no [[listen]]; expected at least one",
+        );
+        listeners.complete = false;
+    }
+    if let Some(extra) = raw.get(MAX_LISTENERS) {
+        sink.error(
+            &extra.place,
+            format!("expected at most {MAX_LISTENERS} listeners"),
+        );
+    }
+    for raw in raw {
+        let id = ListenerId(u16::try_from(listeners.list.len()).unwrap_or(u16::MAX));
+        if let Some(name) = &raw.name {
+            listeners.names.push(name.value.clone());
+        }
+        match listener(sink, raw, id, &listeners.list) {
+            Some(listener) => {
+                if raw.name.is_none() {
+                    listeners.names.push(listener.name.clone());
+                }
+                if let Some(config) = tls_config(sink, raw, listener.transport, base) {
+                    listeners.tls.insert(id, config);
+                }
+                listeners.list.push(listener);
+            }
+            None => listeners.complete = false,
+        }
+    }
+    listeners
+}
+
+fn listener(
+    sink: &mut Sink<'_>,
+    raw: &RawListen,
+    id: ListenerId,
+    others: &[Listener],
+) -> Option<Listener> {
+    let (transport, address) = (raw.transport.as_ref()?, raw.address.as_ref()?);
+    if transport.value == Transport::Udp {
+        sink.error(
+            &transport.place,
+            "SIP over UDP is not built yet; expected \"tcp\" or \"tls\"",
+        );
+        return None;
+    }
+    let advertised = advertised(sink, raw, address)?;
+    let name = match &raw.name {
+        Some(name) => name.value.clone(),
+        None => format!("{}:{}", transport.value.uri_name(), address.value),
+    };
+    if others.iter().any(|other| other.name == name) {
+        let place = raw.name.as_ref().map_or(&raw.place, |name| &name.place);
+        sink.error(
+            place,
+            format!("another listener is already named \"{name}\""),
+        );
+    }
+    if let Some(other) = others.iter().find(|other| other.address == address.value) {
+        let other = &other.name;
+        sink.error(
+            &address.place,
+            format!("listener \"{other}\" already has this address"),
+        );
+    }
+    Some(Listener {
+        id,
+        name,
+        transport: transport.value,
+        address: address.value,
+        advertised,
+    })
+}
+
+/// What peers are told.
+fn advertised(
+    sink: &mut Sink<'_>,
+    raw: &RawListen,
+    address: &At<SocketAddr>,
+) -> Option<SocketAddr> {
+    let bound = address.value;
+    if bound.ip().is_multicast() {
+        sink.error(
+            &address.place,
+            "expected an address of this machine, found a multicast address",
+        );
+        return None;
+    }
+    let Some(advertise) = &raw.advertise else {
+        if bound.ip().is_unspecified() {
+            sink.error(
+                &address.place,
+                format!("{} means every address, so peers cannot be told one; expected advertise beside it", bound.ip()),
+            );
+            return None;
+        }
+        return Some(bound);
+    };
+    let ip = advertise.value.ip;
+    if !is_usable(ip) {
+        sink.error(
+            &advertise.place,
+            format!("expected an address that peers can reach, found {ip}"),
+        );
+        return None;
+    }
+    if ip.is_ipv4() != bound.is_ipv4() {
+        let family = if bound.is_ipv4() { "IPv4" } else { "IPv6" };
+        sink.error(
+            &advertise.place,
+            format!("expected an {family} address like the listener's own, found {ip}"),
+        );
+        return None;
+    }
+    Some(SocketAddr::new(
+        ip,
+        advertise.value.port.unwrap_or(bound.port()),
+    ))
+}
+
+/// Whether a peer could send to it.
+pub(super) fn is_usable(ip: IpAddr) -> bool {
+    !ip.is_unspecified() && !ip.is_multicast()
+}
+
+/// The TLS of a listener; reports what is wrong with its files.
+fn tls_config(
+    sink: &mut Sink<'_>,
+    raw: &RawListen,
+    transport: Transport,
+    base: &Path,
+) -> Option<Arc<ServerConfig>> {
+    if transport != Transport::Tls {
+        let files = [&raw.certificate, &raw.private_key, &raw.client_ca];
+        for file in files.into_iter().flatten() {
+            sink.error(
+                &file.place,
+                "only a listener with transport = \"tls\" has certificates",
+            );
+        }
+        return None;
+    }
+    let (Some(certificate), Some(key)) = (&raw.certificate, &raw.private_key) else {
+        sink.error(
+            &raw.place,
+            "transport = \"tls\" needs the keys \"certificate\" and \"private_key\"",
+        );
+        return None;
+    };
+    let files = TlsServerFiles {
+        certificate: base.join(&certificate.value),
+        private_key: base.join(&key.value),
+        client_ca: raw.client_ca.as_ref().map(|ca| base.join(&ca.value)),
+    };
+    for warning in warnings(&files.certificate).unwrap_or_default() {
+        sink.warning(&certificate.place, warning);
+    }
+    match server_config(&files) {
+        Ok(config) => Some(config),
+        Err(fault) => {
+            sink.error(&certificate.place, fault.to_string());
+            None
+        }
+    }
+}

@@ -1,0 +1,195 @@
+//! `[media]`.
+
+use super::listen::{Listeners, is_usable};
+use super::value_or;
+use crate::config::diagnostic::{At, Listed, Place, Sink};
+use crate::config::environment::Environment;
+use crate::config::raw::RawMedia;
+use edge_proto::config::{MediaAddress, MediaConfig};
+use edge_proto::time::Duration;
+use std::net::IpAddr;
+use std::ops::RangeInclusive;
+
+const DEFAULT_PORTS: RangeInclusive<u16> = 10_000..=60_000;
+const DEFAULT_TIMEOUT_S: u64 = 60;
+/// A transferred call holds three legs for a while, each with a port for RTP and one for RTCP.
+const PORTS_PER_CALL: usize = 6;
+/// Fewer calls than this are a mistake rather than a wish.
+const FEW_CALLS: usize = 50;
+
+pub(super) fn media(
+    sink: &mut Sink<'_>,
+    raw: &RawMedia,
+    listen: &Listeners,
+    environment: &Environment,
+) -> Option<MediaConfig> {
+    let mut found: [Option<MediaAddress>; 2] = match &raw.addresses {
+        Some(listed) => bound(sink, listed),
+        None => of_listeners(sink, raw, listen),
+    };
+    for advertised in &raw.advertise {
+        advertise(sink, &mut found, advertised);
+    }
+    let [ipv4, ipv6] = found;
+    for address in [ipv4, ipv6].into_iter().flatten() {
+        if !is_usable(address.advertised) {
+            let place = raw.addresses.as_ref().map(|listed| &listed.place);
+            let place = place
+                .or(raw.place.as_ref())
+                .cloned()
+                .unwrap_or_else(Place::file);
+            sink.error(
+                &place,
+                format!(
+                    "peers cannot be told {}; expected advertise with an address of that family",
+                    address.advertised
+                ),
+            );
+        }
+    }
+    let ports = raw
+        .ports
+        .as_ref()
+        .map_or(DEFAULT_PORTS, |ports| ports.value.clone());
+    check_ports(sink, raw, &ports, environment);
+    Some(MediaConfig {
+        ipv4,
+        ipv6,
+        ports,
+        timeout: Duration::from_secs(value_or(&raw.timeout_s, DEFAULT_TIMEOUT_S)),
+    })
+}
+
+const fn family(address: IpAddr) -> usize {
+    if address.is_ipv4() { 0 } else { 1 }
+}
+
+fn family_name(address: IpAddr) -> &'static str {
+    if address.is_ipv4() { "IPv4" } else { "IPv6" }
+}
+
+fn bound(sink: &mut Sink<'_>, listed: &Listed<IpAddr>) -> [Option<MediaAddress>; 2] {
+    let mut found = [None, None];
+    for At { value: bind, place } in &listed.items {
+        let Some(slot) = found.get_mut(family(*bind)) else {
+            continue;
+        };
+        if bind.is_multicast() {
+            sink.error(
+                place,
+                "expected an address of this machine, found a multicast address",
+            );
+        } else if slot.is_some() {
+            sink.error(
+                place,
+                format!(
+                    "a second {} address; expected at most one of each family",
+                    family_name(*bind)
+                ),
+            );
+        } else {
+            *slot = Some(MediaAddress {
+                bind: *bind,
+                advertised: *bind,
+            });
+        }
+    }
+    if listed.written == 0 {
+        sink.error(&listed.place, "expected at least one address");
+    }
+    found
+}
+
+/// Without `addresses`: those of the first listener of each family.
+fn of_listeners(
+    sink: &mut Sink<'_>,
+    raw: &RawMedia,
+    listen: &Listeners,
+) -> [Option<MediaAddress>; 2] {
+    let mut found = [None, None];
+    for listener in &listen.list {
+        if let Some(slot @ None) = found.get_mut(family(listener.address.ip())) {
+            *slot = Some(MediaAddress {
+                bind: listener.address.ip(),
+                advertised: listener.advertised.ip(),
+            });
+        }
+    }
+    if found == [None, None] && listen.complete {
+        let place = raw.place.clone().unwrap_or_else(Place::file);
+        sink.error(&place, "the key \"addresses\" is missing");
+    }
+    found
+}
+
+fn advertise(sink: &mut Sink<'_>, found: &mut [Option<MediaAddress>; 2], at: &At<IpAddr>) {
+    let address = at.value;
+    let Some(Some(slot)) = found.get_mut(family(address)) else {
+        sink.error(
+            &at.place,
+            format!(
+                "there is no {} address in addresses that it could stand for",
+                family_name(address)
+            ),
+        );
+        return;
+    };
+    if !is_usable(address) {
+        sink.error(
+            &at.place,
+            format!("expected an address that peers can reach, found {address}"),
+        );
+    } else if slot.advertised != slot.bind && slot.advertised != address {
+        sink.error(
+            &at.place,
+            format!(
+                "a second {} address; expected at most one of each family",
+                family_name(address)
+            ),
+        );
+    } else {
+        slot.advertised = address;
+    }
+}
+
+fn check_ports(
+    sink: &mut Sink<'_>,
+    raw: &RawMedia,
+    ports: &RangeInclusive<u16>,
+    environment: &Environment,
+) {
+    let place = raw.ports.as_ref().map(|ports| &ports.place);
+    let place = place
+        .or(raw.place.as_ref())
+        .cloned()
+        .unwrap_or_else(Place::file);
+    let calls = ports.len() / PORTS_PER_CALL;
+    if calls == 0 {
+        sink.error(
+            &place,
+            format!(
+                "{} ports are too few: a call with a transfer needs {PORTS_PER_CALL}",
+                ports.len()
+            ),
+        );
+    } else if calls < FEW_CALLS {
+        sink.warning(
+            &place,
+            format!(
+                "{} ports carry {calls} calls with transfers at a time",
+                ports.len()
+            ),
+        );
+    }
+    if let Some(port) = environment.contested_port(ports) {
+        sink.warning(
+            &place,
+            format!(
+                "the kernel may give port {port} and others of the range to outgoing sockets (net.ipv4.ip_local_port_range); \
+                 reserve {}-{} in net.ipv4.ip_local_reserved_ports",
+                ports.start(),
+                ports.end()
+            ),
+        );
+    }
+}

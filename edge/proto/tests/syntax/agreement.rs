@@ -1,12 +1,10 @@
 //! Damaged messages: nothing panics, and framer and parser never disagree about where a message ends.
 
 use crate::corpus::corpus;
-use crate::properties::{cut, frames};
+use crate::fuzz;
+use crate::properties::cut;
 use bytes::Bytes;
-use edge_proto::sip::{
-    CSeq, Frame, HeaderName, Message, MessageFault, MessageLimits, NameAddr, ResponseBuilder,
-    ResponseHint, StreamFramer, Uri, Via, frame_datagram, sipfrag,
-};
+use edge_proto::sip::{MessageLimits, StreamFramer};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
@@ -103,98 +101,25 @@ fn damaged() -> impl Strategy<Value = Vec<u8>> {
     })
 }
 
-/// Reads everything there is to read in a message.
-fn exercise(message: &Message) {
-    let mut lines = 0;
-    for (name, value) in message.all_headers() {
-        lines += 1;
-        assert!(message.named(name).any(|v| v == value));
-        if let Ok(parsed) = NameAddr::parse(value) {
-            assert_eq!(
-                NameAddr::parse(&parsed.to_string()).map(|again| again.uri),
-                Ok(parsed.uri)
-            );
-        }
-        if let Ok(parsed) = Via::parse(value) {
-            assert_eq!(Via::parse(&parsed.to_string()), Ok(parsed));
-        }
-        if let Ok(parsed) = CSeq::parse(value) {
-            assert_eq!(CSeq::parse(&parsed.to_string()), Ok(parsed));
-        }
-        if let Ok(parsed) = Uri::parse(value) {
-            assert_eq!(Uri::parse(&parsed.to_string()), Ok(parsed));
-        }
-        if let Some(name) = HeaderName::parse(name) {
-            assert!(message.headers(name).count() >= 1);
-            assert!(message.values(name).count() >= usize::from(!value.is_empty()));
-        }
-    }
-    assert!(lines >= 5);
-    assert_eq!(message.values(HeaderName::Via).count(), message.via_count());
-    assert_eq!(message.is_request(), message.method().is_some());
-    assert_eq!(message.is_request(), message.status().is_none());
-    if message.is_request() {
-        let bytes = ResponseBuilder::to(message, 500).to_tag("t").build();
-        let response = Message::parse(bytes, &MessageLimits::default()).unwrap();
-        assert_eq!(response.cseq(), message.cseq());
-        assert_eq!(response.call_id(), message.call_id());
-    }
-}
-
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(4096))]
 
     #[test]
     fn framer_and_parser_agree(raw in damaged(), positions in vec(any::<usize>(), 0..6)) {
         let limits = MessageLimits::default();
-        let whole = frames(StreamFramer::new(limits), &[&raw]);
-        prop_assert_eq!(&whole, &frames(StreamFramer::new(limits), &cut(&raw, &positions)));
-
-        // What the framer cut out is one message to the parser, good or bad.
-        for frame in &whole.0 {
-            let Frame::Message(bytes) = frame else { continue };
-            match Message::parse(bytes.clone(), &limits) {
-                Ok(message) => {
-                    exercise(&message);
-                    prop_assert!(bytes.ends_with(&message.body()));
-                }
-                Err(error) => prop_assert!(
-                    !matches!(
-                        error.fault,
-                        MessageFault::Unfinished
-                            | MessageFault::TooLarge
-                            | MessageFault::ContentLength
-                            | MessageFault::BodyTruncated
-                            | MessageFault::Missing(HeaderName::ContentLength)
-                            | MessageFault::Repeated(HeaderName::ContentLength)
-                    ),
-                    "{}", error
-                ),
-            }
-        }
-
-        // What the parser takes from a datagram, the framer takes from a stream.
-        let Ok(framed) = frame_datagram(raw.clone().into()) else { return Ok(()) };
-        let _ = ResponseHint::read(&framed);
-        if let Ok(message) = Message::parse(framed.clone(), &limits) {
-            exercise(&message);
-            if message.header(HeaderName::ContentLength).is_some() {
-                let first = whole.0.iter().find(|frame| matches!(frame, Frame::Message(_)));
-                prop_assert_eq!(first, Some(&Frame::Message(framed)));
-            }
-        }
+        let whole = fuzz::frames(StreamFramer::new(limits), [&raw[..]]);
+        let cut = fuzz::frames(StreamFramer::new(limits), cut(&raw, &positions));
+        prop_assert_eq!(whole, cut);
+        fuzz::message(&raw);
     }
 
     #[test]
     fn arbitrary_bytes_do_no_harm(raw in vec(any::<u8>(), 0..200)) {
-        let limits = MessageLimits::default();
-        let _ = Message::parse(raw.clone().into(), &limits);
-        let _ = frames(StreamFramer::new(limits), &[&raw]);
-        let _ = ResponseHint::read(&raw);
-        let _ = sipfrag::parse(&raw);
-        let _ = frame_datagram(raw.clone().into());
+        fuzz::message(&raw);
+        fuzz::uri(&raw);
+        fuzz::name_addr(&raw);
         let text = String::from_utf8_lossy(&raw);
-        let _ = (NameAddr::parse(&text), Via::parse(&text), Uri::parse(&text), CSeq::parse(&text));
-        let _ = Uri::parse(&format!("sip:{text}"));
+        fuzz::name_addr(text.as_bytes());
+        fuzz::uri(format!("sip:{text}").as_bytes());
     }
 }

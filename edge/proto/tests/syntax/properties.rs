@@ -1,6 +1,6 @@
 //! What is written is what is read back, and nothing that is put in comes out as something else.
 
-use bytes::Bytes;
+use crate::fuzz::frames;
 use edge_proto::sip::{
     Frame, HeaderName, Host, Message, MessageLimits, Method, NameAddr, Params, RequestBuilder,
     SipUri, StreamFramer, TelUri, Uri, Via,
@@ -234,25 +234,6 @@ fn piece() -> impl Strategy<Value = Vec<u8>> {
     ]
 }
 
-/// Frames and the error that ended them.
-pub fn frames(
-    mut framer: StreamFramer,
-    chunks: &[&[u8]],
-) -> (Vec<Frame>, Option<edge_proto::sip::FramingError>) {
-    let mut frames = Vec::new();
-    for chunk in chunks {
-        framer.push_bytes(Bytes::copy_from_slice(chunk));
-        loop {
-            match framer.next() {
-                Ok(Some(frame)) => frames.push(frame),
-                Ok(None) => break,
-                Err(error) => return (frames, Some(error)),
-            }
-        }
-    }
-    (frames, None)
-}
-
 /// `stream` in pieces, cut at each position modulo its length.
 pub fn cut<'a>(stream: &'a [u8], positions: &[usize]) -> Vec<&'a [u8]> {
     let mut positions: Vec<usize> = positions.iter().map(|p| p % (stream.len() + 1)).collect();
@@ -280,8 +261,8 @@ proptest! {
         let limits = MessageLimits { message_bytes: 120, headers: 4, line_bytes: 60, vias: 4 };
         for limits in [limits, MessageLimits::default()] {
             for new in [StreamFramer::new, StreamFramer::for_originated] {
-                let whole = frames(new(limits), &[&stream]);
-                let cut = frames(new(limits), &cut(&stream, &positions));
+                let whole = frames(new(limits), [&stream[..]]);
+                let cut = frames(new(limits), cut(&stream, &positions));
                 prop_assert_eq!(whole, cut);
             }
         }
@@ -290,7 +271,7 @@ proptest! {
     #[test]
     fn messages_come_out_as_they_went_in(pieces in vec(piece(), 1..8)) {
         let sent: Vec<&Vec<u8>> = pieces.iter().filter(|p| p.len() > 4).collect();
-        let (frames, error) = frames(StreamFramer::new(MessageLimits::default()), &[&pieces.concat()]);
+        let (frames, error) = frames(StreamFramer::new(MessageLimits::default()), [&pieces.concat()[..]]);
         prop_assert_eq!(error, None);
         let received: Vec<Vec<u8>> = frames
             .into_iter()

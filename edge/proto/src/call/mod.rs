@@ -4,15 +4,19 @@
 //! through [`Context`].
 
 mod admission;
+mod answer;
+mod invite;
 mod leg;
 mod media;
 mod modify;
 mod notify;
 mod originate;
+mod outcome;
 pub mod policy;
 mod refer;
 mod release;
 mod setup;
+mod target;
 
 pub(crate) use admission::Admission;
 

@@ -2,7 +2,7 @@
 
 use super::Call;
 use super::leg::{Leg, LegState};
-use super::originate::Outcome;
+use super::outcome::Outcome;
 use crate::b2bua::{ClientPurpose, ClientUse, Context, Hop, PRODUCT, TimerKind, still_listed};
 use crate::event::{Cause, EventKind, HangupBy, LegNumber};
 use crate::sip::dialog::ViaLine;

@@ -1,7 +1,8 @@
 //! Setting a call up: the caller's INVITE, routing, the callee's progress and answer.
 
+use super::invite::InviteTemplate;
 use super::leg::{AwaitedAck, Leg, LegState};
-use super::originate::{InviteTemplate, Outcome};
+use super::outcome::Outcome;
 use super::{Call, policy};
 use crate::b2bua::{Context, Family, Origin, TimerKind};
 use crate::config::Trunk;

@@ -1,0 +1,73 @@
+//! Why a leg was not answered, and what others are told about it.
+
+use crate::event::{Cause, HangupBy};
+
+/// Why a leg was not answered.
+#[derive(Clone, Debug)]
+pub(crate) struct Outcome {
+    /// The peer's final status; `None` when there was none.
+    pub code: Option<u16>,
+    pub cause: Cause,
+    pub by: HangupBy,
+    pub detail: String,
+}
+
+impl Outcome {
+    pub fn new(code: Option<u16>, cause: Cause, by: HangupBy, detail: impl Into<String>) -> Self {
+        Outcome {
+            code,
+            cause,
+            by,
+            detail: detail.into(),
+        }
+    }
+
+    pub(super) fn unreachable(detail: impl Into<String>) -> Self {
+        Outcome::new(None, Cause::Unreachable, HangupBy::Edge, detail)
+    }
+
+    pub(super) fn of_code(code: u16) -> Self {
+        let cause = match code {
+            486 | 600 => Cause::Busy,
+            408 | 480 => Cause::NoAnswer,
+            487 => Cause::Cancelled,
+            415 | 488 | 606 => Cause::NoCommonCodec,
+            _ => Cause::Rejected,
+        };
+        Outcome::new(Some(code), cause, HangupBy::Remote, String::new())
+    }
+
+    /// Whether another address or trunk may do better: the peer is broken or absent, it did not decide.
+    pub fn try_elsewhere(&self) -> bool {
+        match self.code {
+            Some(code) => (500..600).contains(&code) || code == 408,
+            None => matches!(
+                self.cause,
+                Cause::Unreachable
+                    | Cause::SignallingTimeout
+                    | Cause::MediaFailed
+                    | Cause::NetworkMismatch
+                    | Cause::TrunkLimit
+            ),
+        }
+    }
+
+    /// The status the caller sees. Our own challenges and redirections are nobody else's business, and a 503 would make
+    /// the carrier avoid this edge (RFC 3261 §16.7).
+    pub fn caller_code(&self) -> u16 {
+        match self.code {
+            Some(401 | 407) => 502,
+            Some(503) => 500,
+            Some(code) if (300..400).contains(&code) => 480,
+            Some(code) => code,
+            None => match self.cause {
+                Cause::NoAnswer => 480,
+                Cause::SignallingTimeout | Cause::SipAuthTimeout => 504,
+                Cause::NoCommonCodec | Cause::NetworkMismatch => 488,
+                Cause::TrunkLimit | Cause::EdgeOverload | Cause::MediaFailed => 503,
+                Cause::SipAuthFailed => 502,
+                _ => 502,
+            },
+        }
+    }
+}

@@ -1,0 +1,376 @@
+//! The transfer target's leg: progress, answer, bridging, failure and fallback.
+
+use super::Call;
+use super::leg::{Leg, LegState};
+use super::modify::Reoffer;
+use super::outcome::Outcome;
+use super::policy;
+use crate::b2bua::{CallTimer, Context, TimerKind};
+use crate::config::{OnFailure, Trunk};
+use crate::event::{Cause, EventKind, HangupBy, LegNumber};
+use crate::sdp::{self, Codec};
+use std::sync::Arc;
+
+impl Call {
+    /// The target rings.
+    pub(super) fn on_target_progress(&mut self, cx: &mut Context, leg: LegNumber, code: u16) {
+        if self.is_target(leg) {
+            self.tell_transferor(cx, code, None, false);
+        }
+    }
+
+    /// The target answered: bridge it with the caller, after a re-INVITE where the codecs demand one.
+    pub(super) fn on_target_answered(&mut self, cx: &mut Context, leg: LegNumber) {
+        if !self.is_target(leg) {
+            return self.end_leg(cx, leg, Cause::Cancelled, HangupBy::Edge);
+        }
+        let Some(transfer) = self.transfer.as_ref() else {
+            return;
+        };
+        let transferee = transfer.transferee;
+        let (Some(caller), Some(target)) = (self.legs.get(&transferee), self.legs.get(&leg)) else {
+            return;
+        };
+        if understand_each_other(caller, target) {
+            return self.bridge_target(cx);
+        }
+        let codecs = reoffer_for(caller, target);
+        if let Some(transfer) = self.transfer.as_mut() {
+            transfer.reoffering = true;
+        }
+        self.note(
+            cx,
+            transferee,
+            "reoffer",
+            "the target chose a codec that the caller does not use; the caller is asked to change"
+                .to_owned(),
+            None,
+        );
+        if !sdp::has_speech(&codecs) || !self.reoffer(cx, transferee, &codecs) {
+            self.on_reoffer_done(cx, transferee, Reoffer::Refused(None));
+        }
+    }
+
+    /// The caller took, or refused, the codecs of the target.
+    pub(super) fn on_reoffer_done(&mut self, cx: &mut Context, leg: LegNumber, result: Reoffer) {
+        let Some(transfer) = self
+            .transfer
+            .as_ref()
+            .filter(|t| t.reoffering && t.transferee == leg)
+        else {
+            return;
+        };
+        let target = transfer.target;
+        let understood = match (self.legs.get(&leg), target.and_then(|n| self.legs.get(&n))) {
+            (Some(caller), Some(target)) => understand_each_other(caller, target),
+            _ => false,
+        };
+        match result {
+            Reoffer::Accepted if understood => self.bridge_target(cx),
+            Reoffer::Accepted => self.drop_answered_target(cx, None),
+            Reoffer::Refused(code) => self.drop_answered_target(cx, code),
+        }
+    }
+
+    /// The target answered but cannot be connected: it is released, and the caller stays where it was.
+    fn drop_answered_target(&mut self, cx: &mut Context, code: Option<u16>) {
+        let Some(transfer) = self.transfer.as_mut() else {
+            return;
+        };
+        transfer.reoffering = false;
+        // The caller said no, not the target: another target would meet the same refusal.
+        transfer.fallbacks.clear();
+        let Some(target) = transfer.target.take() else {
+            return;
+        };
+        let detail = match code {
+            Some(code) => format!("the caller answered the re-INVITE with {code}"),
+            None => "the caller did not take the re-INVITE".to_owned(),
+        };
+        let outcome = Outcome::new(None, Cause::CallerRefused, HangupBy::Edge, detail);
+        self.set_result(target, &outcome);
+        self.end_leg(cx, target, Cause::CallerRefused, HangupBy::Edge);
+        self.rebridge(cx);
+        self.attempt_failed(cx, &outcome);
+    }
+
+    /// Success: caller and target hear each other, the transferor hears nothing and is released once it knows.
+    fn bridge_target(&mut self, cx: &mut Context) {
+        let Some(transfer) = self.transfer.as_ref() else {
+            return;
+        };
+        let Some(target) = transfer.target else {
+            return;
+        };
+        let (id, trunk, transferor) = (transfer.id, transfer.trunk.clone(), transfer.transferor);
+        let elapsed = cx.now.saturating_since(transfer.accepted_at);
+        let notifies = transfer.event.is_some();
+        self.bridge = Some((transfer.transferee, target));
+        self.rebridge(cx);
+        self.transfers_bridged += 1;
+        if let Some(record) = self.legs.get_mut(&target).and_then(|l| l.transfer.as_mut()) {
+            record.result = "completed";
+        }
+        self.event(
+            cx,
+            target,
+            EventKind::TransferBridged {
+                trunk: Arc::from(trunk.name.as_str()),
+                id,
+                elapsed,
+            },
+        );
+        self.transfer_ended(cx, &trunk, id, "completed", Cause::Completed);
+        if self.legs.get(&transferor).is_some_and(|l| l.is_answered()) {
+            self.releasing = Some(transferor);
+            self.tell_transferor(cx, 200, None, true);
+            if !notifies {
+                self.releasing = None;
+                self.end_leg(cx, transferor, Cause::Completed, HangupBy::Edge);
+            }
+        }
+        self.transfer = None;
+    }
+
+    /// The target's leg ended before it was bridged.
+    pub(super) fn on_target_failed(&mut self, cx: &mut Context, leg: LegNumber, outcome: &Outcome) {
+        if !self.is_target(leg) {
+            return;
+        }
+        self.set_result(leg, outcome);
+        if let Some(transfer) = self.transfer.as_mut() {
+            transfer.target = None;
+            transfer.reoffering = false;
+        }
+        self.attempt_failed(cx, outcome);
+    }
+
+    fn set_result(&mut self, leg: LegNumber, outcome: &Outcome) {
+        if let Some(record) = self.legs.get_mut(&leg).and_then(|l| l.transfer.as_mut()) {
+            record.result = result_of(outcome.cause);
+        }
+    }
+
+    /// One attempt failed: the next fallback, or the end of the transfer.
+    pub(super) fn attempt_failed(&mut self, cx: &mut Context, outcome: &Outcome) {
+        let config = cx.config.clone();
+        loop {
+            let Some(transfer) = self.transfer.as_mut() else {
+                return;
+            };
+            let Some(uri) = transfer.fallbacks.pop_front() else {
+                break;
+            };
+            match policy::evaluate_fallback(&config, &transfer.trunk, &uri) {
+                Ok(target) => return self.attempt(cx, target),
+                Err(refusal) => {
+                    let leg = transfer.transferor;
+                    self.note(cx, leg, "fallback", uri, Some(refusal.detail));
+                }
+            }
+        }
+        self.transfer_failed(cx, outcome);
+    }
+
+    /// All attempts failed: the caller stays with the transferor, or the call ends where it has left.
+    fn transfer_failed(&mut self, cx: &mut Context, outcome: &Outcome) {
+        self.tell_transferor(cx, notify_code(outcome), Some(outcome.cause), true);
+        let Some(transfer) = self.transfer.take() else {
+            return;
+        };
+        self.transfer_ended(
+            cx,
+            &transfer.trunk,
+            transfer.id,
+            result_of(outcome.cause),
+            outcome.cause,
+        );
+        let stays = self
+            .legs
+            .get(&transfer.transferor)
+            .is_some_and(|l| l.state == LegState::Confirmed);
+        if stays && transfer.policy.on_failure == OnFailure::Return {
+            return;
+        }
+        self.cause = outcome.cause;
+        self.bridge = None;
+        self.end_leg(cx, transfer.transferee, outcome.cause, HangupBy::Local);
+        if stays {
+            self.release_after_notify(cx, transfer.transferor, transfer.event.is_some());
+        }
+    }
+
+    /// Says BYE to the transferor once its final NOTIFY was answered.
+    fn release_after_notify(&mut self, cx: &mut Context, leg: LegNumber, notified: bool) {
+        let waiting = cx
+            .timers
+            .deadline(CallTimer {
+                call: self.key,
+                leg,
+                kind: TimerKind::FinalNotify,
+            })
+            .is_some();
+        if notified && waiting {
+            self.releasing = Some(leg);
+        } else {
+            self.end_leg(cx, leg, Cause::Completed, HangupBy::Edge);
+        }
+    }
+
+    pub(super) fn transfer_ended(
+        &self,
+        cx: &mut Context,
+        trunk: &Trunk,
+        id: u32,
+        result: &'static str,
+        cause: Cause,
+    ) {
+        cx.event(
+            Some(self.id.clone()),
+            self.transfer.as_ref().map(|t| t.transferor),
+            EventKind::TransferEnded {
+                trunk: Arc::from(trunk.name.as_str()),
+                id,
+                result,
+                cause,
+            },
+        );
+    }
+
+    /// A peer left while a transfer runs. `true`: the transfer has dealt with it.
+    pub(super) fn transfer_leg_left(&mut self, cx: &mut Context, leg: LegNumber) -> bool {
+        if self.releasing == Some(leg) {
+            self.releasing = None;
+            cx.cancel_timer(self.key, leg, TimerKind::FinalNotify);
+            return true;
+        }
+        let Some(transfer) = self.transfer.as_ref() else {
+            return false;
+        };
+        if transfer.transferor == leg {
+            // RFC 5589 §6.1: it may leave right after the 202; the transfer goes on, untold.
+            self.bridge = None;
+            return true;
+        }
+        if transfer.target == Some(leg) {
+            let outcome = Outcome::new(
+                None,
+                Cause::Rejected,
+                HangupBy::Remote,
+                "the target hung up before it was connected",
+            );
+            self.on_target_failed(cx, leg, &outcome);
+            return true;
+        }
+        if transfer.transferee != leg {
+            return false;
+        }
+        let (transferor, target) = (transfer.transferor, transfer.target);
+        let notified = transfer.event.is_some();
+        let outcome = Outcome::new(
+            None,
+            Cause::Cancelled,
+            HangupBy::Local,
+            "the caller hung up",
+        );
+        self.tell_transferor(cx, 487, Some(Cause::Cancelled), true);
+        self.bridge = None;
+        self.abandon_transfer(cx, outcome.cause);
+        if let Some(target) = target {
+            self.end_leg(cx, target, Cause::Cancelled, HangupBy::Local);
+        }
+        if self.legs.get(&transferor).is_some_and(|l| l.is_answered()) {
+            self.release_after_notify(cx, transferor, notified);
+        }
+        true
+    }
+
+    /// Forgets the transfer; its target's leg is ended by the caller of this.
+    pub(super) fn abandon_transfer(&mut self, cx: &mut Context, cause: Cause) {
+        let Some(transfer) = self.transfer.take() else {
+            return;
+        };
+        if let Some(record) = transfer
+            .target
+            .and_then(|n| self.legs.get_mut(&n))
+            .and_then(|l| l.transfer.as_mut())
+        {
+            record.result = "cancelled";
+        }
+        self.transfer_ended(cx, &transfer.trunk, transfer.id, "cancelled", cause);
+    }
+}
+
+/// What the target is offered: what the caller uses first, so that no re-INVITE is needed, then whatever else it can do.
+pub(super) fn offer_for(transferee: &Leg, trunk: &Trunk) -> Vec<Codec> {
+    let in_use = transferee.media.local.iter().flat_map(|l| &l.codecs);
+    let mut codecs: Vec<Codec> = Vec::new();
+    for codec in in_use.chain(&transferee.media.capabilities) {
+        let known = codecs
+            .iter()
+            .any(|c| sdp::same_codec(c, codec) || c.payload_type == codec.payload_type);
+        if !known {
+            codecs.push(codec.clone());
+        }
+    }
+    let ours = sdp::offer_codecs(&codecs, &transferee.trunk.codecs);
+    sdp::offer_codecs(&ours, &trunk.codecs)
+}
+
+/// Whether speech passes both ways between two legs as they are described now.
+fn understand_each_other(a: &Leg, b: &Leg) -> bool {
+    let speech = |from: &Leg, to: &Leg| {
+        let (Some(local), Some(remote)) = (&from.media.local, &to.media.remote) else {
+            return false;
+        };
+        local
+            .codecs
+            .iter()
+            .any(|c| c.is_speech() && remote.codecs.iter().any(|r| sdp::same_codec(c, r)))
+    };
+    speech(a, b) && speech(b, a)
+}
+
+/// What the caller is re-offered: the target's codecs under the caller's own numbers.
+fn reoffer_for(caller: &Leg, target: &Leg) -> Vec<Codec> {
+    let chosen = target.media.remote.iter().flat_map(|r| &r.codecs);
+    chosen
+        .filter_map(|codec| {
+            caller
+                .media
+                .capabilities
+                .iter()
+                .find(|known| sdp::same_codec(known, codec))
+                .cloned()
+        })
+        .collect()
+}
+
+/// `result` of a CDR line and of the transfer counter.
+fn result_of(cause: Cause) -> &'static str {
+    match cause {
+        Cause::Completed => "completed",
+        Cause::Busy => "busy",
+        Cause::NoAnswer => "no-answer",
+        Cause::SipAuthTimeout | Cause::SignallingTimeout => "timeout",
+        Cause::Cancelled => "cancelled",
+        _ => "failed",
+    }
+}
+
+/// The status of the final NOTIFY. The target's own is passed on, but a challenge to us is nobody else's to answer.
+fn notify_code(outcome: &Outcome) -> u16 {
+    match outcome.code {
+        Some(401 | 407) => 403,
+        Some(code) if (300..400).contains(&code) => 480,
+        Some(code) if code >= 400 => code,
+        _ => match outcome.cause {
+            Cause::SipAuthFailed => 403,
+            Cause::NoAnswer | Cause::SipAuthTimeout | Cause::SignallingTimeout => 408,
+            Cause::Cancelled => 487,
+            Cause::NoCommonCodec | Cause::NetworkMismatch | Cause::CallerRefused => 488,
+            Cause::Rejected => 480,
+            _ => 503,
+        },
+    }
+}

@@ -7,6 +7,7 @@ pub mod clock;
 pub mod config;
 pub mod control;
 pub mod handoff;
+pub mod media;
 pub mod metrics;
 pub mod reporter;
 

@@ -1,0 +1,70 @@
+//! One media thread per core on a raw io_uring: it receives into provided buffers, asks [`edge_proto::relay`] about each
+//! packet, and sends it from the buffer that it came in. Nothing per packet copies, allocates or locks.
+//!
+//! - [`worker`] is the loop. It owns everything below and is owned by one thread.
+//! - [`ring`] and [`buffers`] hold what the kernel may touch, behind a safe interface: with [`sockets`] and [`endpoint`] (which
+//!   receive is armed on a socket, and when it may be connected) this is the home of `unsafe` in this crate.
+//! - [`counters`] are read by the metrics.
+//!
+//! The supervisor makes the thread and pins it; on it, [`Worker::new`] then [`Worker::run`].
+
+mod buffers;
+mod counters;
+mod endpoint;
+mod error;
+mod ring;
+mod sockets;
+mod token;
+mod worker;
+
+pub use counters::{Counter, LaneCounters, MediaCounters};
+pub use error::{KERNEL_FLOOR, MediaError};
+pub use worker::Worker;
+
+use crate::clock::Clock;
+use crate::handoff::{Receiver, Sender};
+use edge_proto::relay::{MediaCommand, MediaEvent};
+use edge_proto::time::Duration;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+/// Sizes of one media thread.
+#[derive(Clone, Copy, Debug)]
+pub struct MediaOptions {
+    /// Allocations (legs) at once, and so the number of slots that the control thread may use. Less where RLIMIT_NOFILE is below
+    /// twice this: see [`Worker::capacity`].
+    pub allocations: u32,
+    /// Receive buffers, a power of two; they are what bridges a moment in which the thread does not run.
+    pub buffers: u16,
+    /// Octets of a buffer: a datagram plus 44 for its source.
+    pub buffer_bytes: usize,
+    /// Packets sent per system call at most.
+    pub entries: u32,
+    /// `media.timeout_s`; zero: never.
+    pub timeout: Duration,
+}
+
+impl Default for MediaOptions {
+    fn default() -> Self {
+        MediaOptions {
+            allocations: 25_000,
+            buffers: 4096,
+            buffer_bytes: 2048,
+            entries: 1024,
+            timeout: Duration::from_secs(60),
+        }
+    }
+}
+
+/// Everything a media thread is given.
+#[derive(Debug)]
+pub struct Setup {
+    pub clock: Clock,
+    pub options: MediaOptions,
+    /// Its waker must be this thread's alone.
+    pub commands: Receiver<MediaCommand>,
+    pub events: Sender<MediaEvent>,
+    pub counters: Arc<MediaCounters>,
+    /// Set it, then call the commands' waker: [`Worker::run`] closes every socket and returns.
+    pub stop: Arc<AtomicBool>,
+}

@@ -1,0 +1,529 @@
+//! The loop of a media thread: completions in, verdicts, sends out, and between them commands and timers.
+
+use super::buffers::Buffer;
+use super::counters::MediaCounters;
+use super::endpoint::{Endpoint, SETTLE};
+use super::error::MediaError;
+use super::ring::{Completion, Ring, RingOptions};
+use super::sockets::bind_pair;
+use super::token::{Kind, MAX_SLOTS, Token};
+use super::{MediaOptions, Setup};
+use crate::clock::Clock;
+use crate::handoff::{Full, Receiver, Sender};
+use edge_proto::id::AllocationId;
+use edge_proto::relay::{
+    Component, DropReason, MediaCommand, MediaEvent, Relay, RelayConfig, RelayOutput, Verdict,
+};
+use edge_proto::time::Instant;
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::ops::Range;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+/// Commands carried out between two looks at the network: a bind takes about 10 us, and packets must not wait long.
+const COMMANDS_PER_TURN: usize = 16;
+
+/// How soon to try again to hand over events that found the queue full.
+const EVENT_RETRY: Duration = Duration::from_millis(2);
+
+/// Turns that a stopping thread waits for its sockets to be released.
+const STOP_TURNS: usize = 256;
+
+/// The sockets of one allocation.
+struct Flow {
+    allocation: AllocationId,
+    endpoints: [Endpoint; 2],
+}
+
+/// A packet in its buffer.
+struct Packet {
+    source: SocketAddr,
+    payload: Range<usize>,
+    truncated: bool,
+}
+
+/// One media thread's state. Made and run on the same thread.
+pub struct Worker {
+    ring: Ring,
+    relay: Relay,
+    /// By slot.
+    flows: Vec<Option<Box<Flow>>>,
+    capacity: u32,
+    clock: Clock,
+    commands: Receiver<MediaCommand>,
+    events: Sender<MediaEvent>,
+    /// Events that wait for room in the queue. While there is one no command is taken, so each allocation adds a few at most.
+    backlog: VecDeque<MediaEvent>,
+    counters: Arc<MediaCounters>,
+    stop: Arc<AtomicBool>,
+    batch: Vec<Completion>,
+    /// Receives that ended in this turn; armed again once the buffers of the turn are back.
+    ended: Vec<(AllocationId, Component)>,
+    /// Endpoints to visit, in order of time: all visits are planned [`SETTLE`] ahead.
+    visits: VecDeque<(Instant, AllocationId, Component)>,
+    /// The wake-up must be armed.
+    wake_unarmed: bool,
+    #[cfg(test)]
+    pub(super) addresses: Vec<(usize, usize)>,
+}
+
+impl Worker {
+    /// Sets up ring and buffers on the calling thread, which has to be the one that calls [`Worker::run`]. The error names what
+    /// the kernel lacks.
+    pub fn new(setup: Setup) -> Result<Worker, MediaError> {
+        let options = setup.options;
+        let capacity = room(&options)?;
+        let ring = Ring::new(RingOptions {
+            entries: options.entries,
+            buffers: options.buffers,
+            buffer_bytes: options.buffer_bytes,
+            files: capacity * 2,
+        })?;
+        setup.counters.capacity.set(u64::from(capacity));
+        Ok(Worker {
+            batch: Vec::with_capacity(ring.completion_capacity()),
+            ring,
+            relay: Relay::new(RelayConfig {
+                capacity,
+                timeout: options.timeout,
+            }),
+            flows: Vec::new(),
+            capacity,
+            clock: setup.clock,
+            commands: setup.commands,
+            events: setup.events,
+            backlog: VecDeque::new(),
+            counters: setup.counters,
+            stop: setup.stop,
+            ended: Vec::with_capacity(1024),
+            visits: VecDeque::new(),
+            wake_unarmed: true,
+            #[cfg(test)]
+            addresses: Vec::new(),
+        })
+    }
+
+    /// Allocations there is room for: what was asked for, or what RLIMIT_NOFILE allows.
+    pub fn capacity(&self) -> u32 {
+        self.capacity
+    }
+
+    /// Relays until the stop flag is set (and the commands' waker was called), then closes every socket.
+    pub fn run(mut self) -> Result<(), MediaError> {
+        while !self.stop.load(Ordering::Acquire) {
+            self.turn()?;
+        }
+        self.shut_down()
+    }
+
+    /// Submits, waits, and deals with whatever came.
+    pub(super) fn turn(&mut self) -> Result<(), MediaError> {
+        if self.wake_unarmed {
+            let eventfd = self.commands.waker().clone();
+            self.wake_unarmed = self.ring.wait_for_wake(eventfd.as_fd()).is_err();
+        }
+        let timeout = self.prepare_sleep();
+        self.ring
+            .turn(timeout)
+            .map_err(MediaError::system("waiting on io_uring"))?;
+        self.commands.waker().cancel_sleep();
+        let now = self.clock.now();
+        if self.ring.overflowed() {
+            self.counters.completion_overflows.add(1);
+        }
+        let mut batch = std::mem::take(&mut self.batch);
+        self.ring.completions(&mut batch);
+        for completion in batch.drain(..) {
+            self.complete(now, completion);
+        }
+        self.batch = batch;
+        if !self.ended.is_empty() || !self.commands.is_empty() {
+            // Buffers come back before receives are armed, and what was decided leaves before a command changes the decision.
+            self.ring.submit();
+        }
+        self.rearm(now);
+        self.take_commands(now);
+        self.relay.handle_timeout(now);
+        self.make_visits(now);
+        self.carry_out(now);
+        self.deliver_events();
+        Ok(())
+    }
+
+    /// Announces that this thread is about to sleep; returns for how long at most.
+    fn prepare_sleep(&mut self) -> Option<Duration> {
+        self.commands.waker().announce_sleep();
+        if !self.backlog.is_empty() {
+            return Some(EVENT_RETRY);
+        }
+        if !self.commands.is_empty() || self.stop.load(Ordering::Acquire) || self.wake_unarmed {
+            return Some(Duration::ZERO);
+        }
+        let visit = self.visits.front().map(|&(at, ..)| at);
+        let next = self.relay.poll_timeout().into_iter().chain(visit).min()?;
+        Some(next.saturating_since(self.clock.now()))
+    }
+
+    fn complete(&mut self, now: Instant, completion: Completion) {
+        let Completion {
+            token,
+            result,
+            buffer,
+            more,
+        } = completion;
+        match token.kind {
+            Kind::Wake => self.wake_unarmed = true,
+            Kind::Send => {
+                self.counters.send_errors.add(1);
+                self.counters.drop_packet(DropReason::SendFailed);
+            }
+            Kind::Cancel => {}
+            Kind::ReceiveFrom | Kind::Receive => {
+                if let Some(buffer) = buffer {
+                    match usize::try_from(result) {
+                        Ok(length) => self.receive(now, token, buffer, length),
+                        Err(_) => self.ring.recycle(buffer),
+                    }
+                }
+                if !more {
+                    self.receive_ended(now, token, result);
+                }
+            }
+        }
+    }
+
+    fn receive_ended(&mut self, now: Instant, token: Token, result: i32) {
+        if result == -libc::ENOBUFS {
+            self.counters.buffers_exhausted.add(1);
+        }
+        if let Some(endpoint) = endpoint(&mut self.flows, token.allocation, token.component) {
+            endpoint.ended(now, result, &self.counters);
+            self.ended.push((token.allocation, token.component));
+        }
+    }
+
+    fn receive(&mut self, now: Instant, token: Token, buffer: Buffer, length: usize) {
+        self.counters.io_uring.received.add(1);
+        match self.judge(now, token, &buffer, length) {
+            Ok((to, component, destination, payload)) => {
+                self.send(to, component, destination, buffer, payload);
+            }
+            Err(reason) => {
+                self.counters.drop_packet(reason);
+                self.ring.recycle(buffer);
+            }
+        }
+    }
+
+    /// Asks the relay about a received packet.
+    fn judge(
+        &mut self,
+        now: Instant,
+        token: Token,
+        buffer: &Buffer,
+        length: usize,
+    ) -> Result<(AllocationId, Component, SocketAddr, Range<usize>), DropReason> {
+        let Token {
+            allocation,
+            component,
+            ..
+        } = token;
+        let from =
+            endpoint(&mut self.flows, allocation, component).ok_or(DropReason::NoAllocation)?;
+        from.heard();
+        let packet = match token.kind {
+            Kind::ReceiveFrom => {
+                let received = self.ring.received_from(buffer, length);
+                received.map(|r| Packet {
+                    source: r.source,
+                    payload: r.payload,
+                    truncated: r.truncated,
+                })
+            }
+            _ => from.connected().map(|source| Packet {
+                source,
+                payload: 0..length,
+                // A plain receive does not tell; no packet of a real network is as large as a buffer.
+                truncated: length >= self.ring.buffer_bytes(),
+            }),
+        };
+        let packet = packet.ok_or(DropReason::NoAllocation)?;
+        if packet.truncated {
+            return Err(DropReason::Truncated);
+        }
+        let bytes = self
+            .ring
+            .bytes(buffer, packet.payload.clone())
+            .ok_or(DropReason::Truncated)?;
+        #[cfg(test)]
+        self.addresses.push((bytes.as_ptr().addr(), 0));
+        let verdict = self
+            .relay
+            .relay(now, allocation, component, packet.source, bytes);
+        match verdict {
+            Verdict::Forward {
+                to,
+                component,
+                destination,
+            } => Ok((to, component, destination, packet.payload)),
+            Verdict::Drop(reason) => Err(reason),
+        }
+    }
+
+    fn send(
+        &mut self,
+        to: AllocationId,
+        component: Component,
+        destination: SocketAddr,
+        buffer: Buffer,
+        payload: Range<usize>,
+    ) {
+        #[cfg(test)]
+        if let (Some(last), Some(bytes)) = (
+            self.addresses.last_mut(),
+            self.ring.bytes(&buffer, payload.clone()),
+        ) {
+            last.1 = bytes.as_ptr().addr();
+        }
+        let refused = match endpoint(&mut self.flows, to, component) {
+            Some(endpoint) => {
+                let address = (endpoint.connected() != Some(destination)).then_some(destination);
+                let token = endpoint.token(Kind::Send);
+                self.ring
+                    .send(endpoint.file(), token, buffer, payload, address)
+                    .err()
+            }
+            None => Some(buffer),
+        };
+        match refused {
+            None => self.counters.io_uring.sent.add(1),
+            Some(buffer) => {
+                self.counters.drop_packet(DropReason::SendFailed);
+                self.ring.recycle(buffer);
+            }
+        }
+    }
+
+    fn rearm(&mut self, now: Instant) {
+        let mut ended = std::mem::take(&mut self.ended);
+        for (allocation, component) in ended.drain(..) {
+            self.steer(now, allocation, component);
+        }
+        self.ended = ended;
+    }
+
+    fn make_visits(&mut self, now: Instant) {
+        while let Some(&(at, allocation, component)) = self.visits.front()
+            && at <= now
+        {
+            self.visits.pop_front();
+            if let Some(endpoint) = endpoint(&mut self.flows, allocation, component) {
+                endpoint.planned = false;
+                self.steer(now, allocation, component);
+            }
+        }
+    }
+
+    /// Lets an endpoint take its next step; releases the allocation when that was the last.
+    fn steer(&mut self, now: Instant, allocation: AllocationId, component: Component) {
+        let Some(endpoint) = endpoint(&mut self.flows, allocation, component) else {
+            return;
+        };
+        if endpoint
+            .steer(now, &mut self.ring, &self.counters)
+            .is_some()
+            && !endpoint.planned
+        {
+            endpoint.planned = true;
+            // At a fixed distance, so that the queue stays in order; early for none, since every distance is at most this.
+            self.visits.push_back((now + SETTLE, allocation, component));
+        }
+        if endpoint.is_quiet() {
+            self.release_if_quiet(allocation);
+        }
+    }
+
+    fn take_commands(&mut self, now: Instant) {
+        for _ in 0..COMMANDS_PER_TURN {
+            if !self.backlog.is_empty() {
+                return;
+            }
+            let Some(command) = self.commands.try_recv() else {
+                return;
+            };
+            self.relay.handle(now, command);
+            self.carry_out(now);
+        }
+    }
+
+    /// Does what the relay decided.
+    fn carry_out(&mut self, now: Instant) {
+        while let Some(output) = self.relay.poll_output() {
+            match output {
+                RelayOutput::Bind { allocation, local } => {
+                    let result = self.open(now, allocation, local);
+                    self.relay.bound(allocation, result);
+                }
+                RelayOutput::Connect {
+                    allocation,
+                    component,
+                    remote,
+                } => self.want(now, allocation, component, Some(remote)),
+                RelayOutput::Disconnect {
+                    allocation,
+                    component,
+                } => self.want(now, allocation, component, None),
+                RelayOutput::Release { allocation } => self.release(now, allocation),
+                RelayOutput::Event(event) => self.backlog.push_back(event),
+            }
+        }
+    }
+
+    fn want(
+        &mut self,
+        now: Instant,
+        allocation: AllocationId,
+        component: Component,
+        peer: Option<SocketAddr>,
+    ) {
+        if let Some(endpoint) = endpoint(&mut self.flows, allocation, component) {
+            endpoint.want(peer);
+            self.steer(now, allocation, component);
+        }
+    }
+
+    fn open(
+        &mut self,
+        now: Instant,
+        allocation: AllocationId,
+        local: SocketAddr,
+    ) -> Result<(), String> {
+        let slot = allocation.slot as usize;
+        if self.flows.len() <= slot {
+            self.flows.resize_with(slot + 1, || None);
+        }
+        let [rtp, rtcp] = bind_pair(local)?;
+        let first = allocation.slot * 2;
+        self.ring
+            .set_files(first, [Some(rtp.as_fd()), Some(rtcp.as_fd())])
+            .map_err(|error| format!("cannot register sockets: {error}"))?;
+        let endpoints = [
+            Endpoint::new(allocation, Component::Rtp, first, rtp),
+            Endpoint::new(allocation, Component::Rtcp, first + 1, rtcp),
+        ];
+        if let Some(flow) = self.flows.get_mut(slot) {
+            *flow = Some(Box::new(Flow {
+                allocation,
+                endpoints,
+            }));
+            self.counters.allocations.add(1);
+        }
+        for component in Component::ALL {
+            self.steer(now, allocation, component);
+        }
+        Ok(())
+    }
+
+    fn release(&mut self, now: Instant, allocation: AllocationId) {
+        if !self.has_flow(allocation) {
+            self.relay.released(allocation);
+            return;
+        }
+        for component in Component::ALL {
+            if let Some(endpoint) = endpoint(&mut self.flows, allocation, component) {
+                endpoint.close();
+                self.steer(now, allocation, component);
+            }
+        }
+    }
+
+    fn release_if_quiet(&mut self, allocation: AllocationId) {
+        let Some(slot) = self.flows.get_mut(allocation.slot as usize) else {
+            return;
+        };
+        let quiet = slot.as_ref().is_some_and(|flow| {
+            flow.allocation == allocation && flow.endpoints.iter().all(Endpoint::is_quiet)
+        });
+        if !quiet {
+            return;
+        }
+        let flow = slot.take();
+        // A failure leaves the sockets in the table until the slot is used again: their ports stay taken, nothing else.
+        if self
+            .ring
+            .set_files(allocation.slot * 2, [None, None])
+            .is_err()
+        {
+            self.counters.socket_errors.add(1);
+        }
+        drop(flow);
+        self.counters.allocations.subtract(1);
+        self.relay.released(allocation);
+    }
+
+    fn has_flow(&self, allocation: AllocationId) -> bool {
+        let flow = self.flows.get(allocation.slot as usize);
+        matches!(flow, Some(Some(flow)) if flow.allocation == allocation)
+    }
+
+    fn deliver_events(&mut self) {
+        while let Some(event) = self.backlog.pop_front() {
+            if let Err(Full(event)) = self.events.try_send(event) {
+                self.backlog.push_front(event);
+                self.counters.events_delayed.add(1);
+                return;
+            }
+        }
+    }
+
+    fn shut_down(mut self) -> Result<(), MediaError> {
+        let open: Vec<_> = self
+            .flows
+            .iter()
+            .flatten()
+            .map(|flow| flow.allocation)
+            .collect();
+        let now = self.clock.now();
+        for allocation in open {
+            self.relay.handle(now, MediaCommand::Close { allocation });
+        }
+        self.carry_out(now);
+        for _ in 0..STOP_TURNS {
+            if self.flows.iter().all(Option::is_none) {
+                break;
+            }
+            self.turn()?;
+        }
+        Ok(())
+    }
+}
+
+fn endpoint(
+    flows: &mut [Option<Box<Flow>>],
+    allocation: AllocationId,
+    component: Component,
+) -> Option<&mut Endpoint> {
+    let flow = flows.get_mut(allocation.slot as usize)?.as_deref_mut()?;
+    if flow.allocation != allocation {
+        return None;
+    }
+    flow.endpoints.get_mut(component.index())
+}
+
+/// How many allocations fit: a fixed-file table may not be larger than RLIMIT_NOFILE, and every socket is a file besides.
+fn room(options: &MediaOptions) -> Result<u32, MediaError> {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile)
+        .current
+        .unwrap_or(u64::from(u32::MAX));
+    let fitting = u32::try_from(limit / 2).unwrap_or(u32::MAX);
+    match options.allocations.clamp(1, MAX_SLOTS).min(fitting) {
+        0 => Err(MediaError::Files { limit }),
+        room => Ok(room),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -7,15 +7,15 @@
 use crate::sip::grammar::is_token_byte;
 use crate::sip::limits::MessageLimits;
 use bytes::{Buf, Bytes, BytesMut};
-use memchr::{memchr, memmem};
+use memchr::{memchr, memchr_iter, memmem};
 
 /// Why a stream (or datagram) cannot be cut into messages.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum FramingError {
     #[error("what arrives is not SIP")]
     NotSip,
-    #[error("a line ends without CR")]
-    BareLineFeed,
+    #[error("a line ends with CR or LF alone")]
+    BareLineBreak,
     #[error("a line is longer than allowed")]
     LineTooLong,
     #[error("more header lines than allowed")]
@@ -221,12 +221,13 @@ impl StreamFramer {
             let line = bytes.get(line_start..end).unwrap_or_default();
             let line = line
                 .strip_suffix(b"\r\n")
-                .ok_or(FramingError::BareLineFeed)?;
+                .filter(|line| memchr(b'\r', line).is_none())
+                .ok_or(FramingError::BareLineBreak)?;
             if line.is_empty() {
                 return self.end_of_head(end);
             }
             if line_start == 0 {
-                if memmem::find(&line.to_ascii_uppercase(), b"SIP/").is_none() {
+                if !names_sip(line) {
                     return Err(FramingError::NotSip);
                 }
             } else if !line.starts_with(b" ") && !line.starts_with(b"\t") {
@@ -278,6 +279,15 @@ impl StreamFramer {
             }
         }
     }
+}
+
+/// Whether a start line can be SIP's, right or wrong. What cannot is another protocol, not a mistake to answer.
+fn names_sip(line: &[u8]) -> bool {
+    memchr_iter(b'/', line).any(|slash| {
+        line.get(..slash)
+            .and_then(|before| before.last_chunk::<3>())
+            .is_some_and(|name| name.eq_ignore_ascii_case(b"SIP"))
+    })
 }
 
 enum Step {
@@ -378,7 +388,7 @@ fn content_length(head: &[u8]) -> Result<Option<usize>, FramingError> {
             continue;
         };
         let (name, value) = line.split_at_checked(colon).unwrap_or((line, &[]));
-        let name = name.trim_ascii_end();
+        let name = trim_folds(name);
         if !name.eq_ignore_ascii_case(b"Content-Length") && !name.eq_ignore_ascii_case(b"l") {
             continue;
         }
@@ -401,9 +411,20 @@ fn split_logical_line(bytes: &[u8]) -> (&[u8], &[u8]) {
     (bytes, &[])
 }
 
+/// Removes spaces, tabs and the line breaks of folds at both ends, and nothing else: a form feed is white space to some.
+fn trim_folds(mut text: &[u8]) -> &[u8] {
+    loop {
+        text = match text {
+            [b' ' | b'\t', rest @ ..] | [rest @ .., b' ' | b'\t'] => rest,
+            [b'\r', b'\n', rest @ ..] | [rest @ .., b'\r', b'\n'] => rest,
+            _ => return text,
+        }
+    }
+}
+
 /// `1*DIGIT` with white space and folds around it. A number too large to count is too large a message.
 pub(crate) fn parse_content_length(value: &[u8]) -> Result<usize, FramingError> {
-    let digits = value.trim_ascii();
+    let digits = trim_folds(value);
     if digits.is_empty() {
         return Err(FramingError::ContentLengthMalformed);
     }

@@ -17,8 +17,8 @@ pub enum HostError {
 
 /// A host (RFC 3261 §25.1 `host`).
 ///
-/// A name whose last label starts with a digit is no name by the grammar and is refused unless it is a dotted quad: `127.1`,
-/// `0x7f000001` and `2130706433` would be names here and addresses to a resolver.
+/// What ends in a number is an address or nothing: `127.1`, `0x7f000001` and `2130706433` would be names here and addresses
+/// to a resolver. Other last labels may start with a digit although the grammar wants a letter; containers are named so.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Host {
     /// Lower case, without a trailing dot.
@@ -54,10 +54,7 @@ impl Host {
                     .all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
         };
         let top = name.rsplit('.').next().unwrap_or(name);
-        if name.len() > Self::MAX_NAME
-            || !name.split('.').all(label)
-            || top.starts_with(|c: char| c.is_ascii_digit())
-        {
+        if name.len() > Self::MAX_NAME || !name.split('.').all(label) || is_number(top) {
             return Err(HostError::Invalid);
         }
         Ok(Host::Name(name.to_ascii_lowercase()))
@@ -105,6 +102,15 @@ impl fmt::Display for Host {
             Host::V4(address) => address.fmt(f),
             Host::V6(address) => write!(f, "[{address}]"),
         }
+    }
+}
+
+/// Whether inet_aton(3) would take the label for a number: decimal, octal or hexadecimal.
+fn is_number(label: &str) -> bool {
+    let lower = label.to_ascii_lowercase();
+    match lower.strip_prefix("0x") {
+        Some(digits) => digits.bytes().all(|b| b.is_ascii_hexdigit()),
+        None => lower.bytes().all(|b| b.is_ascii_digit()),
     }
 }
 
@@ -161,6 +167,8 @@ mod tests {
             ("a_b.example", "a_b.example"),
             ("localhost", "localhost"),
             ("1and1.example", "1and1.example"),
+            ("3f2a9c1b7d11", "3f2a9c1b7d11"),
+            ("0xyz", "0xyz"),
             ("192.0.2.1", "192.0.2.1"),
             ("[2001:DB8::1]", "[2001:db8::1]"),
             ("[::ffff:192.0.2.1]", "[::ffff:192.0.2.1]"),
@@ -188,6 +196,9 @@ mod tests {
             "127.0.0.01",
             "2130706433",
             "0x7f000001",
+            "0X7F.1",
+            "127.0.0.0x1",
+            "0x",
             "0177.0.0.1",
             "256.0.0.1",
             "1.2.3.4.5",

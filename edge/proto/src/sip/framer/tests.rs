@@ -97,6 +97,14 @@ fn wrong_lengths_are_fatal_and_keep_the_head() {
             FramingError::ContentLengthMalformed,
         ),
         (
+            "Content-Length: \x0c1\r\n",
+            FramingError::ContentLengthMalformed,
+        ),
+        (
+            "Content-Length\x0c: 1\r\n",
+            FramingError::ContentLengthMissing,
+        ),
+        (
             "Content-Length: 0x1\r\n",
             FramingError::ContentLengthMalformed,
         ),
@@ -158,12 +166,20 @@ fn what_is_not_sip_fails_at_once() {
         ("\n", FramingError::NotSip),
         ("GET / HTTP/1.1\r\n", FramingError::NotSip),
         ("\r\n\r\n \r\n", FramingError::NotSip),
-        ("OPTIONS sip:h SIP/2.0\n", FramingError::BareLineFeed),
+        ("OPTIONS sip:h SIP/2.0\n", FramingError::BareLineBreak),
         (
             "OPTIONS sip:h SIP/2.0\r\nVia: x\n",
-            FramingError::BareLineFeed,
+            FramingError::BareLineBreak,
         ),
-        ("OPTIONS sip:h SIP/2.0\r\n\n", FramingError::BareLineFeed),
+        ("OPTIONS sip:h SIP/2.0\r\n\n", FramingError::BareLineBreak),
+        (
+            "OPTIONS sip:h SIP/2.0\r\nl: 0\r\r\n",
+            FramingError::BareLineBreak,
+        ),
+        (
+            "OPTIONS sip:h SIP/2.0\r\nX: a\rl: 0\r\n",
+            FramingError::BareLineBreak,
+        ),
     ] {
         assert_eq!(whole(stream).1, Some(error), "{stream:?}");
     }

@@ -10,6 +10,7 @@ pub mod handoff;
 pub mod media;
 pub mod metrics;
 pub mod reporter;
+pub mod supervisor;
 
 #[cfg(test)]
 mod test_support;

@@ -1,0 +1,181 @@
+//! The only place that starts, pins and ends threads: per core a control and a media thread, beside them the reporter and the
+//! admin server. Signals, reload and drain arrive here and nowhere else.
+//!
+//! ```text
+//!                       ┌── control-n ◄──► media-n      (one pair per core, pinned to its CPU)
+//!  supervisor (main) ───┼── reporter                    (events → log, metrics, CDRs, calls)
+//!                       └── admin                       (HTTP; asks back through SupervisorHandle)
+//! ```
+
+mod cores;
+mod handle;
+mod reload;
+mod start;
+#[cfg(test)]
+mod tests;
+mod threads;
+
+pub use cores::{CoresError, cpus, raise_open_files};
+pub use handle::{Phase, Reloaded, RequestError, SupervisorHandle};
+
+use crate::cdr::CdrError;
+use crate::config::Settings;
+use crate::control::ControlCommand;
+use crate::control::listener::ListenError;
+use handle::Request;
+use start::Running;
+use std::io;
+use std::time::Duration;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc;
+
+/// How often a drain looks whether the last call is over.
+const DRAIN_TICK: Duration = Duration::from_millis(100);
+
+/// Why the edge could not start, or ended other than it was told to.
+#[derive(thiserror::Error, Debug)]
+pub enum RunError {
+    #[error(transparent)]
+    Cores(#[from] CoresError),
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    #[error(transparent)]
+    Cdr(#[from] CdrError),
+    #[error("the admin server cannot start: {0}")]
+    Admin(String),
+    #[error("metrics: {0}")]
+    Metrics(#[from] prometheus::Error),
+    #[error("not ready within {0:?}")]
+    NotReady(Duration),
+    #[error("thread {name}: {fault}")]
+    Thread { name: String, fault: String },
+    #[error("{doing}: {error}")]
+    System {
+        doing: &'static str,
+        error: io::Error,
+    },
+}
+
+impl RunError {
+    fn system(doing: &'static str) -> impl FnOnce(io::Error) -> RunError {
+        move |error| RunError::System { doing, error }
+    }
+}
+
+/// Runs the edge on the calling thread until a signal or a drain ends it. Returns `Ok` when it was told to end.
+pub fn run(settings: Settings) -> Result<(), RunError> {
+    threads::abort_on_panic();
+    runtime()?.block_on(supervise(settings, Signals::install()))
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime, RunError> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(RunError::system("starting the supervisor"))
+}
+
+async fn supervise(
+    settings: Settings,
+    signals: impl Future<Output = io::Result<Signals>>,
+) -> Result<(), RunError> {
+    let mut signals = signals
+        .await
+        .map_err(RunError::system("installing signal handlers"))?;
+    let (handle, mut requests) = SupervisorHandle::new(settings.protocol.clone());
+    let mut running = Running::start(settings, &handle).await?;
+    handle.enter(Phase::Ready);
+    running.metrics.set_state(true, false);
+    tracing::info!(cores = running.cores.len(), "sip-edge ready");
+    let outcome = running.serve(&handle, &mut signals, &mut requests).await;
+    handle.enter(Phase::Stopping);
+    running.metrics.set_state(false, true);
+    running.stop().await;
+    outcome
+}
+
+/// The signals that the edge listens to.
+struct Signals {
+    reload: Signal,
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    async fn install() -> io::Result<Self> {
+        Ok(Signals {
+            reload: signal(SignalKind::hangup())?,
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    async fn next(&mut self) -> Wish {
+        tokio::select! {
+            _ = self.reload.recv() => Wish::Reload,
+            _ = self.terminate.recv() => Wish::Terminate,
+            _ = self.interrupt.recv() => Wish::Interrupt,
+        }
+    }
+}
+
+/// What a signal asks for.
+enum Wish {
+    Reload,
+    /// Drain; the second time: end.
+    Terminate,
+    Interrupt,
+}
+
+impl Running {
+    /// Until told to end, or until a thread ends by itself.
+    async fn serve(
+        &mut self,
+        handle: &SupervisorHandle,
+        signals: &mut Signals,
+        requests: &mut mpsc::Receiver<Request>,
+    ) -> Result<(), RunError> {
+        let mut tick = tokio::time::interval(DRAIN_TICK);
+        loop {
+            let draining = handle.phase() == Phase::Draining;
+            tokio::select! {
+                wish = signals.next() => match wish {
+                    Wish::Reload => drop(self.reload(handle).await),
+                    Wish::Terminate if draining => {
+                        tracing::info!("told to end before the drain was over");
+                        return Ok(());
+                    }
+                    Wish::Terminate => self.drain(handle).await,
+                    Wish::Interrupt => {
+                        tracing::info!("interrupted");
+                        return Ok(());
+                    }
+                },
+                Some(request) = requests.recv() => match request {
+                    // Who asked may have stopped waiting.
+                    Request::Reload(reply) => drop(reply.try_send(self.reload(handle).await)),
+                    Request::Drain => self.drain(handle).await,
+                },
+                end = self.threads.next_end() => return Err(end.into_error()),
+                _ = tick.tick(), if draining => {
+                    if self.is_idle() {
+                        tracing::info!("drained: the last call is over");
+                        return Ok(());
+                    }
+                }
+            }
+        }
+    }
+
+    async fn drain(&self, handle: &SupervisorHandle) {
+        if handle.phase() == Phase::Draining {
+            return;
+        }
+        tracing::info!("draining: new calls are refused, the process ends with the last call");
+        handle.enter(Phase::Draining);
+        self.metrics.set_state(false, true);
+        for core in &self.cores {
+            core.command(ControlCommand::Drain).await;
+        }
+    }
+}

@@ -1,0 +1,388 @@
+//! Everything that is made once, in the order in which it can fail.
+
+use super::RunError;
+use super::cores::{cpus, raise_open_files};
+use super::handle::SupervisorHandle;
+use super::threads::Threads;
+use crate::cdr::CdrWriter;
+use crate::clock::Clock;
+use crate::config::Settings;
+use crate::control::listener::{ListenerSetup, bind};
+use crate::control::resolver::ResolverSettings;
+use crate::control::{self, ControlCommand, ControlLimits, CoreStatus, Outlets};
+use crate::handoff::{Full, Receiver, Sender, Waker, bounded, bounded_on};
+use crate::media::{self, MediaCounters, MediaOptions};
+use crate::metrics::Metrics;
+use crate::reporter::{self, BookLimits, Reporter, ReporterOptions, ReporterStop, Shared};
+use edge_proto::b2bua::{B2bua, B2buaParams, SharedKeys};
+use edge_proto::config::Config;
+use edge_proto::event::Event;
+use edge_proto::id::CoreId;
+use edge_proto::relay::{DropReason, MediaCommand, MediaEvent};
+use rustix::rand::{GetRandomFlags, getrandom};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+use tokio::sync::mpsc;
+
+/// Messages from other cores that may wait for a core; beyond them new work is refused and teardown retried.
+const HANDOFFS: usize = 4096;
+/// Commands that may wait for a media thread, and events for a control thread.
+const MEDIA_QUEUE: usize = 4096;
+const COMMANDS: usize = 16;
+
+/// How long threads have to become ready, and to end.
+const START: Duration = Duration::from_secs(10);
+const STOP: Duration = Duration::from_secs(5);
+/// The pause before a full command queue is tried again.
+const RETRY: Duration = Duration::from_millis(5);
+
+/// One core, as the supervisor holds it.
+pub(super) struct Core {
+    id: CoreId,
+    commands: Sender<ControlCommand>,
+    status: Arc<CoreStatus>,
+    media_stop: Arc<AtomicBool>,
+    media_waker: Waker,
+}
+
+/// A running edge.
+pub(super) struct Running {
+    pub settings: Settings,
+    pub cores: Vec<Core>,
+    pub metrics: Arc<Metrics>,
+    pub threads: Threads,
+    reporter: ReporterStop,
+}
+
+/// The sockets of one core's listeners.
+type Sockets = Vec<ListenerSetup>;
+
+impl Running {
+    /// Binds, opens and starts everything; returns when every core accepts calls.
+    pub(super) async fn start(
+        settings: Settings,
+        handle: &SupervisorHandle,
+    ) -> Result<Self, RunError> {
+        let clock = Clock::start();
+        for warning in &settings.warnings {
+            tracing::warn!("{warning}");
+        }
+        match raise_open_files() {
+            Ok(limit) => tracing::debug!(?limit, "open files"),
+            Err(error) => tracing::warn!(%error, "cannot raise the limit of open files"),
+        }
+        let cpus = cpus(&settings.cores)?;
+        let sockets = open_listeners(&settings.protocol, None, cpus.len())?;
+        let metrics = Arc::new(Metrics::new(&settings.protocol)?);
+        let (events, event_queue) = bounded(reporter::QUEUE_CAPACITY)
+            .map_err(RunError::system("making the event queue"))?;
+        let reporter = Reporter::new(ReporterOptions {
+            events: event_queue,
+            metrics: metrics.clone(),
+            cdr: CdrWriter::open(&settings.cdr_path, metrics.cdr())?,
+            limits: BookLimits {
+                active: cpus.len() * settings.protocol.sip.limits.calls,
+                ..BookLimits::default()
+            },
+            clock,
+        });
+        let mut running = Running {
+            settings,
+            cores: Vec::with_capacity(cpus.len()),
+            metrics,
+            threads: Threads::new(),
+            reporter: reporter.stopper(),
+        };
+        let shared = reporter.shared();
+        running.threads.spawn("reporter", None, move || {
+            reporter.run().map_err(|error| error.to_string())
+        })?;
+        let outcome = async {
+            let ready = running.start_cores(&cpus, sockets, clock, &events)?;
+            running.wait_until_ready(ready, 2 * cpus.len()).await?;
+            running.start_admin(handle, shared)
+        }
+        .await;
+        match outcome {
+            Ok(()) => {
+                running.log_listeners();
+                Ok(running)
+            }
+            Err(error) => {
+                running.stop().await;
+                Err(error)
+            }
+        }
+    }
+
+    /// Starts both threads of every core; each sends once over the channel when it is ready.
+    fn start_cores(
+        &mut self,
+        cpus: &[usize],
+        sockets: Vec<Sockets>,
+        clock: Clock,
+        events: &Sender<(CoreId, Event)>,
+    ) -> Result<mpsc::UnboundedReceiver<()>, RunError> {
+        let keys = SharedKeys {
+            nonce: random()?,
+            owner: random()?,
+        };
+        let (queues, handoffs): (Vec<_>, Vec<_>) = cpus
+            .iter()
+            .map(|_| {
+                let waker = Waker::new().map_err(RunError::system("making a queue"))?;
+                let (sender, receiver) = bounded_on(HANDOFFS, &waker);
+                Ok(((waker, receiver), sender))
+            })
+            .collect::<Result<Vec<_>, RunError>>()?
+            .into_iter()
+            .unzip();
+        let (ready, all_ready) = mpsc::unbounded_channel();
+        let count = u8::try_from(cpus.len()).unwrap_or(CoreId::MAX_CORES);
+        for (((&cpu, id), (waker, handoff_queue)), listeners) in cpus
+            .iter()
+            .zip((0..count).map(CoreId))
+            .zip(queues)
+            .zip(sockets)
+        {
+            let media = self.start_media(id, cpu, clock, &waker, &ready)?;
+            let (commands, command_queue) = bounded_on(COMMANDS, &waker);
+            let status = Arc::new(CoreStatus::default());
+            self.metrics.watch_control(id, status.clone());
+            let is_ready = ready.clone();
+            let setup = control::Setup {
+                core: id,
+                clock,
+                config: self.settings.protocol.clone(),
+                tls: self.settings.tls.clone(),
+                limits: ControlLimits::default(),
+                listeners,
+                resolver: resolver_settings(&self.settings),
+                commands: command_queue,
+                handoffs: handoff_queue,
+                media: media.events,
+                outlets: Outlets::new(media.commands, handoffs.clone(), events.clone()),
+                status: status.clone(),
+                ready: Box::new(move || {
+                    let _ = is_ready.send(());
+                }),
+            };
+            let params = B2buaParams {
+                config: self.settings.protocol.clone(),
+                core: id,
+                cores: count,
+                seed: random()?,
+                keys: keys.clone(),
+            };
+            self.threads
+                .spawn(&format!("control-{id}"), Some(cpu), move || {
+                    let protocol = B2bua::new(params, clock.now());
+                    control::run(setup, protocol).map_err(|error| error.to_string())
+                })?;
+            self.cores.push(Core {
+                id,
+                commands,
+                status,
+                media_stop: media.stop,
+                media_waker: media.waker,
+            });
+        }
+        Ok(all_ready)
+    }
+
+    fn start_media(
+        &mut self,
+        id: CoreId,
+        cpu: usize,
+        clock: Clock,
+        control: &Waker,
+        ready: &mpsc::UnboundedSender<()>,
+    ) -> Result<Media, RunError> {
+        let (commands, queue) = bounded(MEDIA_QUEUE).map_err(RunError::system("making a queue"))?;
+        let waker = queue.waker().clone();
+        let (event_sender, events) = bounded_on(MEDIA_QUEUE, control);
+        let stop = Arc::new(AtomicBool::new(false));
+        let counters = Arc::new(MediaCounters::default());
+        self.watch_media(id, counters.clone());
+        let setup = media::Setup {
+            clock,
+            options: MediaOptions {
+                timeout: self.settings.protocol.media.timeout,
+                ..MediaOptions::default()
+            },
+            commands: queue,
+            events: event_sender,
+            counters,
+            stop: stop.clone(),
+        };
+        let ready = ready.clone();
+        self.threads
+            .spawn(&format!("media-{id}"), Some(cpu), move || {
+                let worker = media::Worker::new(setup).map_err(|error| error.to_string())?;
+                let _ = ready.send(());
+                worker.run().map_err(|error| error.to_string())
+            })?;
+        Ok(Media {
+            commands,
+            events,
+            stop,
+            waker,
+        })
+    }
+
+    /// Reads a media thread's counters at each scrape.
+    fn watch_media(&self, core: CoreId, counters: Arc<MediaCounters>) {
+        self.metrics.on_scrape(move |metrics| {
+            let lane = &counters.io_uring;
+            metrics.rtp_packets_total(core, "io_uring", "inbound", lane.received.get());
+            metrics.rtp_packets_total(core, "io_uring", "outbound", lane.sent.get());
+            for &reason in DropReason::ALL {
+                metrics.rtp_dropped_total(core, reason.as_str(), counters.dropped(reason));
+            }
+            for (ring, counter) in [
+                ("completions", &counters.completion_overflows),
+                ("buffers", &counters.buffers_exhausted),
+                ("media_events", &counters.events_delayed),
+            ] {
+                metrics.ring_overflow_total(core, ring, counter.get());
+            }
+        });
+    }
+
+    async fn wait_until_ready(
+        &mut self,
+        mut ready: mpsc::UnboundedReceiver<()>,
+        threads: usize,
+    ) -> Result<(), RunError> {
+        let deadline = tokio::time::Instant::now() + START;
+        for _ in 0..threads {
+            tokio::select! {
+                biased;
+                end = self.threads.next_end() => return Err(end.into_error()),
+                Some(()) = ready.recv() => {}
+                () = tokio::time::sleep_until(deadline) => return Err(RunError::NotReady(START)),
+            }
+        }
+        Ok(())
+    }
+
+    fn start_admin(
+        &mut self,
+        _handle: &SupervisorHandle,
+        _shared: Arc<Shared>,
+    ) -> Result<(), RunError> {
+        Ok(())
+    }
+
+    pub(super) fn log_listeners(&self) {
+        for listener in &self.settings.protocol.listeners {
+            tracing::info!(
+                listener = listener.name,
+                transport = listener.transport.uri_name(),
+                address = %listener.address,
+                "listening"
+            );
+        }
+    }
+
+    /// Whether a drain is over.
+    pub(super) fn is_idle(&self) -> bool {
+        self.cores
+            .iter()
+            .all(|core| core.status.idle.load(Ordering::Acquire))
+    }
+
+    /// Ends all threads: control first (it flushes its connections and last events), the reporter last.
+    pub(super) async fn stop(&mut self) {
+        for core in &self.cores {
+            core.command(ControlCommand::Stop).await;
+        }
+        self.threads.wait_for("control-", STOP).await;
+        for core in &self.cores {
+            core.media_stop.store(true, Ordering::Release);
+            core.media_waker.wake();
+        }
+        self.threads.wait_for("media-", STOP).await;
+        self.reporter.stop();
+        self.threads.wait_for("reporter", STOP).await;
+    }
+}
+
+/// The supervisor's ends of a media thread.
+struct Media {
+    commands: Sender<MediaCommand>,
+    events: Receiver<MediaEvent>,
+    stop: Arc<AtomicBool>,
+    waker: Waker,
+}
+
+impl Core {
+    /// Hands over a command, waiting for room for a while; a thread that takes none for so long is stuck.
+    pub(super) async fn command(&self, mut command: ControlCommand) {
+        let deadline = tokio::time::Instant::now() + STOP;
+        while let Err(Full(back)) = self.commands.try_send(command) {
+            if tokio::time::Instant::now() >= deadline {
+                tracing::error!(core = %self.id, "the control thread does not take commands");
+                return;
+            }
+            command = back;
+            tokio::time::sleep(RETRY).await;
+        }
+    }
+}
+
+/// For each core, its sockets of the listeners of `config`. Those that `before` has too stay open and get none.
+pub(super) fn open_listeners(
+    config: &Config,
+    before: Option<&Config>,
+    cores: usize,
+) -> Result<Vec<Sockets>, RunError> {
+    let mut per_core: Vec<Sockets> = (0..cores).map(|_| Vec::new()).collect();
+    for listener in &config.listeners {
+        let stays = before.is_some_and(|before| {
+            before
+                .listeners
+                .iter()
+                .any(|old| (old.transport, old.address) == (listener.transport, listener.address))
+        });
+        let mut sockets = if stays {
+            Vec::new()
+        } else {
+            bind(listener, cores)?
+        };
+        for core in per_core.iter_mut().rev() {
+            core.push(ListenerSetup {
+                id: listener.id,
+                transport: listener.transport,
+                address: listener.address,
+                socket: sockets.pop(),
+            });
+        }
+    }
+    Ok(per_core)
+}
+
+/// How control threads resolve names under `settings`.
+pub(super) fn resolver_settings(settings: &Settings) -> ResolverSettings {
+    ResolverSettings {
+        servers: settings.dns_servers.clone(),
+        avoid_ports: Some(settings.protocol.media.ports.clone()),
+        ..ResolverSettings::default()
+    }
+}
+
+/// Key material from the kernel.
+fn random() -> Result<[u8; 32], RunError> {
+    let mut bytes = [0; 32];
+    let filled = getrandom(&mut bytes, GetRandomFlags::empty())
+        .map_err(|error| RunError::system("asking the kernel for random bytes")(error.into()))?;
+    // Up to 256 bytes come in one piece (getrandom(2)).
+    if filled == bytes.len() {
+        Ok(bytes)
+    } else {
+        Err(RunError::system("asking the kernel for random bytes")(
+            std::io::ErrorKind::UnexpectedEof.into(),
+        ))
+    }
+}

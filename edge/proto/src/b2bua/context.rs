@@ -217,14 +217,16 @@ impl Context {
     // --- sending ---------------------------------------------------------------------------------------------------
 
     /// Whether the transport of `hop` retransmits by itself.
-    pub fn hop_transport(&self, hop: Hop) -> Transport {
+    fn is_reliable(&self, hop: Hop) -> bool {
+        // A connection of another core is TCP or TLS.
+        self.known_transport(hop).is_none_or(Transport::is_reliable)
+    }
+
+    /// The transport of a hop of this core.
+    pub fn known_transport(&self, hop: Hop) -> Option<Transport> {
         match hop {
-            Hop::Datagram { .. } => Transport::Udp,
-            // A connection of another core may be TLS; for timers only "reliable" counts.
-            Hop::Stream(id) => self
-                .connections
-                .get(id)
-                .map_or(Transport::Tcp, |stream| stream.transport),
+            Hop::Datagram { .. } => Some(Transport::Udp),
+            Hop::Stream(id) => self.connections.get(id).map(|stream| stream.transport),
         }
     }
 
@@ -237,7 +239,7 @@ impl Context {
         user: ClientUse,
         call: CallId,
     ) -> Option<ClientKey> {
-        let reliable = self.hop_transport(hop).is_reliable();
+        let reliable = self.is_reliable(hop);
         let key = self
             .transactions
             .start(self.now, hop, reliable, user.method.clone(), branch, bytes)

@@ -32,7 +32,7 @@ impl Leg {
     pub(super) fn via(&self, cx: &Context) -> Option<(Transport, String)> {
         let hop = self.hop?;
         let peer = self.peer?;
-        let transport = cx.hop_transport(hop);
+        let transport = cx.known_transport(hop).or(self.transport)?;
         let sent_by = match self.located.as_ref() {
             Some(located) => cx.sent_by(&self.trunk, located.uri.transport, located.address),
             None => cx.sent_by(&self.trunk, transport, peer),

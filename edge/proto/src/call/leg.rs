@@ -5,7 +5,7 @@ use crate::call::media::LegMedia;
 use crate::call::notify::Notifier;
 use crate::call::originate::Origination;
 use crate::call::setup::CallerIdentity;
-use crate::config::Trunk;
+use crate::config::{Transport, Trunk};
 use crate::event::{
     Cause, Direction, HangupBy, LegNumber, LegRecord, MediaRecord, ReferRecord, TransferRecord,
 };
@@ -77,6 +77,8 @@ pub(crate) struct Leg {
     pub contact: String,
     /// Where the dialog's last request came from or went to.
     pub hop: Option<Hop>,
+    /// Transport of `hop`, which may be a connection of another core.
+    pub transport: Option<Transport>,
     /// The peer's signalling address.
     pub peer: Option<SocketAddr>,
     /// The address the trunk's `uri` led to.
@@ -130,6 +132,7 @@ impl Leg {
             dialog: None,
             contact: String::new(),
             hop: None,
+            transport: None,
             peer: None,
             located: None,
             invite: None,

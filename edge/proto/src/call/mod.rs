@@ -170,6 +170,7 @@ impl Call {
             return cx.reply(key, &request, 481);
         }
         l.hop = Some(origin.hop);
+        l.transport = Some(origin.transport);
         l.peer = Some(origin.remote);
         match method {
             Method::Bye => self.on_bye(cx, leg, key, &request),

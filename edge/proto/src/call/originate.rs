@@ -257,6 +257,7 @@ impl Call {
         };
         l.hop = Some(hop);
         l.contact = Context::contact(transport, advertised, located.uri.sips);
+        l.transport = Some(transport);
         l.state = LegState::Calling;
         let branch = cx.branch();
         let bytes = l.build_invite(&branch, &located, advertised, &local)?;

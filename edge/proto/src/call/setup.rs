@@ -56,6 +56,7 @@ impl Call {
             leg.identity = caller_identity(&request);
             leg.contact = contact;
             leg.hop = Some(origin.hop);
+            leg.transport = Some(origin.transport);
             leg.peer = Some(origin.remote);
             leg.invite = Some((key, request.clone()));
             leg

@@ -3,6 +3,7 @@
 //! A library beside the binary so that the tests and benches that need the kernel drive the same code as the daemon.
 
 pub mod cdr;
+pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod control;

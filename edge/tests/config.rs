@@ -5,6 +5,7 @@
 
 use sip_edge::config::{Context, Environment, Settings, parse};
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 /// No facts about the machine the test runs on.
@@ -83,4 +84,50 @@ fn odd_files_load_with_warnings() {
         }
     }
     assert!(faults.is_empty(), "{}", faults.join("\n"));
+}
+
+/// A copy of config/ in which the files that examples name exist, as they would for an operator.
+fn copy_of_shipped() -> tempfile::TempDir {
+    let copy = tempfile::tempdir().unwrap();
+    for folder in ["", "examples"] {
+        let from = here("../config").join(folder);
+        let to = copy.path().join(folder);
+        fs::create_dir_all(to.join("secrets")).unwrap();
+        fs::create_dir_all(to.join("tls")).unwrap();
+        for file in toml_files(&from) {
+            fs::copy(&file, to.join(file.file_name().unwrap())).unwrap();
+        }
+        for secret in ["ai", "platform", "agents"] {
+            let path = to.join("secrets").join(secret);
+            fs::write(&path, "not-a-real-one\n").unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
+        }
+        let names = ["sip.example.net".to_owned()];
+        let certified = rcgen::generate_simple_self_signed(names).unwrap();
+        let tls = to.join("tls");
+        fs::write(tls.join("cert.pem"), certified.cert.pem()).unwrap();
+        fs::write(tls.join("ca.pem"), certified.cert.pem()).unwrap();
+        fs::write(tls.join("key.pem"), certified.signing_key.serialize_pem()).unwrap();
+    }
+    copy
+}
+
+#[test]
+fn every_shipped_file_loads_without_a_warning() {
+    let copy = copy_of_shipped();
+    for folder in ["", "examples"] {
+        for file in toml_files(&copy.path().join(folder)) {
+            match judge(&file) {
+                Ok(settings) => assert_eq!(settings.warnings, [], "{}", file.display()),
+                Err(error) => panic!("{error}"),
+            }
+        }
+    }
+}
+
+#[test]
+fn what_make_runs_needs_no_other_files() {
+    for name in ["sip-edge.toml", "demo.toml"] {
+        judge(&here("../config").join(name)).unwrap();
+    }
 }

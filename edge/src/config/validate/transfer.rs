@@ -6,6 +6,7 @@ use crate::config::diagnostic::{At, Listed, Place, Sink};
 use crate::config::raw::{RawTransfer, RawTrunk};
 use edge_proto::call::policy::{
     HeaderPattern, TargetPattern, Transferee, evaluate_fallback, family_check, is_never_copied,
+    other_parties,
 };
 use edge_proto::config::{Config, OnFailure, ReferAuth, TransferPolicy, Trunk};
 use edge_proto::time::Duration;
@@ -196,7 +197,7 @@ fn check_families(
         return;
     };
     let mut faults = BTreeSet::new();
-    for other in others(config, transferor) {
+    for other in other_parties(config, transferor) {
         let transferee = Transferee::possible(config, other);
         if let Err(mismatch) = family_check(config, transferor, transferee, callee) {
             faults.insert(format!(
@@ -208,19 +209,4 @@ fn check_families(
     for fault in faults {
         sink.warning(place, format!("transfers would be refused {fault}"));
     }
-}
-
-/// The trunks whose legs a transfer by `transferor` may leave behind: those with a route to it, and those it has a route to.
-pub(super) fn others<'a>(
-    config: &'a Config,
-    transferor: &'a Trunk,
-) -> impl Iterator<Item = &'a Trunk> {
-    let related = |trunk: &&'a Arc<Trunk>| {
-        config.routes.iter().any(|route| {
-            let calls =
-                |from: &str, to: &str| route.from == from && route.to.iter().any(|t| t == to);
-            calls(&trunk.name, &transferor.name) || calls(&transferor.name, &trunk.name)
-        })
-    };
-    config.trunks.iter().filter(related).map(|trunk| &**trunk)
 }

@@ -3,6 +3,7 @@
 use crate::config::{Config, MediaConfig, Network, Trunk};
 use std::fmt;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 /// A set of address families.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -154,4 +155,19 @@ pub fn family_check(
         });
     }
     Ok(shared)
+}
+
+/// The trunks whose legs a transfer by `transferor` may leave behind: those with a route to it, and those it has a route to.
+pub fn other_parties<'a>(
+    config: &'a Config,
+    transferor: &'a Trunk,
+) -> impl Iterator<Item = &'a Trunk> {
+    let related = |trunk: &&'a Arc<Trunk>| {
+        config.routes.iter().any(|route| {
+            let calls =
+                |from: &str, to: &str| route.from == from && route.to.iter().any(|name| name == to);
+            calls(&trunk.name, &transferor.name) || calls(&transferor.name, &trunk.name)
+        })
+    };
+    config.trunks.iter().filter(related).map(|trunk| &**trunk)
 }

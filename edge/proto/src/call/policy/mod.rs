@@ -11,7 +11,7 @@ mod refer;
 mod route;
 mod target;
 
-pub use family::{Families, FamilyMismatch, Transferee, family_check};
+pub use family::{Families, FamilyMismatch, Transferee, family_check, other_parties};
 pub use glob::Glob;
 pub use headers::{
     CopiedHeaders, DroppedHeader, HeaderPattern, HeaderSources, copy_headers, is_never_copied,
@@ -23,8 +23,8 @@ pub use refer::{
 };
 pub use route::{RouteRefusal, Routed, route};
 pub use target::{
-    ReferTo, Target, TargetRefusal, allow_target, evaluate_fallback, evaluate_refer_to,
-    parse_refer_to,
+    ReferTo, Target, TargetRefusal, allow_target, as_refer_to, evaluate_fallback,
+    evaluate_refer_to, parse_refer_to,
 };
 
 #[cfg(test)]

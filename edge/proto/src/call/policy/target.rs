@@ -6,6 +6,7 @@ use crate::event::Cause;
 use crate::sip::name_addr::NameAddr;
 use crate::sip::uri::{SipUri, TelUri, Uri};
 use crate::trunk::canonical_host;
+use std::borrow::Cow;
 use std::sync::Arc;
 
 /// The most headers that a Refer-To URI may carry.
@@ -254,9 +255,18 @@ pub fn evaluate_fallback(
     transferor: &Trunk,
     uri: &str,
 ) -> Result<Target, TargetRefusal> {
-    let target = parse_refer_to(uri)?;
+    let target = parse_refer_to(&as_refer_to(uri))?;
     let trunk = originating_trunk(config, transferor, &target)?;
     Ok(resolved(target, trunk))
+}
+
+/// The Refer-To value for a URI: in angle brackets, without which its parameters would be taken for the header's.
+pub fn as_refer_to(uri: &str) -> Cow<'_, str> {
+    if uri.contains('<') {
+        Cow::Borrowed(uri)
+    } else {
+        Cow::Owned(format!("<{uri}>"))
+    }
 }
 
 /// Finds the trunk that would call `refer_to`, and whether the transferor's `targets` allow it. Refusals: 403.

@@ -1,0 +1,80 @@
+//! The command line: what can be asked, and who answers.
+
+mod check;
+mod explain;
+
+use crate::cdr::verify::{self, VerifyArgs};
+use clap::{Args, Parser, Subcommand};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// A SIP edge for voice carriers: bridges callers to AI agents and transfers them to people by REFER.
+#[derive(Parser, Debug)]
+#[command(name = "sip-edge", version, max_term_width = 100)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand, Debug)]
+enum Command {
+    /// Run the edge in the foreground; SIGHUP reloads, SIGTERM drains and ends, a second SIGTERM ends at once
+    Run(ConfigArgs),
+    /// Check a configuration file; tells what each trunk's peer has to put on its own allowlist
+    Check(check::CheckArgs),
+    /// Say what the edge would decide, and why, without doing it
+    #[command(subcommand)]
+    Explain(ExplainCommand),
+    /// Work with call detail records
+    #[command(subcommand)]
+    Cdr(CdrCommand),
+}
+
+#[derive(Subcommand, Debug)]
+enum ExplainCommand {
+    /// Would a REFER from this trunk be accepted? Exit status: 0 yes, 1 no, 2 the question makes no sense
+    Refer(explain::ReferArgs),
+}
+
+#[derive(Subcommand, Debug)]
+enum CdrCommand {
+    /// Check CDR files: does every line parse, and do the lines of a call tell all of it?
+    Verify(VerifyArgs),
+}
+
+/// Which configuration file.
+#[derive(Args, Debug)]
+struct ConfigArgs {
+    /// The configuration file
+    #[arg(
+        long,
+        value_name = "FILE",
+        default_value = "/etc/sip-edge/sip-edge.toml"
+    )]
+    config: PathBuf,
+}
+
+impl Cli {
+    /// Does what was asked.
+    pub fn run(self) -> ExitCode {
+        match self.command {
+            Command::Run(args) => run(&args),
+            Command::Check(args) => check::run(&args),
+            Command::Explain(ExplainCommand::Refer(args)) => explain::run(&args),
+            Command::Cdr(CdrCommand::Verify(args)) => verify::run(&args),
+        }
+    }
+}
+
+fn run(args: &ConfigArgs) -> ExitCode {
+    match crate::config::load(&args.config) {
+        Ok(_settings) => {
+            eprintln!("sip-edge: this build cannot run yet");
+            ExitCode::from(2)
+        }
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}

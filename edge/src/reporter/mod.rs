@@ -61,6 +61,18 @@ impl Shared {
         self.book.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Live streams that are open.
+    #[cfg(test)]
+    pub(crate) fn listeners(&self) -> usize {
+        self.stream.receiver_count()
+    }
+
+    /// Events that the slowest live stream has not taken yet.
+    #[cfg(test)]
+    pub(crate) fn backlog(&self) -> usize {
+        self.stream.len()
+    }
+
     /// Events from now on.
     pub fn subscribe(&self) -> broadcast::Receiver<Published> {
         self.stream.subscribe()
@@ -168,7 +180,7 @@ impl Reporter {
         self.shared.book().sweep();
     }
 
-    fn report(&mut self, core: CoreId, event: Event) {
+    pub(crate) fn report(&mut self, core: CoreId, event: Event) {
         let event = Arc::new(event);
         self.log.event(core, &event);
         let noted = self.shared.book().apply(core, self.clock, &event);

@@ -66,14 +66,22 @@ impl Cli {
     }
 }
 
+/// 0: it was told to end; 1: the configuration is refused, or the edge could not start or go on.
 fn run(args: &ConfigArgs) -> ExitCode {
-    match crate::config::load(&args.config) {
-        Ok(_settings) => {
-            eprintln!("sip-edge: this build cannot run yet");
-            ExitCode::from(2)
-        }
+    let settings = match crate::config::load(&args.config) {
+        Ok(settings) => settings,
         Err(error) => {
             eprintln!("{error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    for warning in &settings.warnings {
+        eprintln!("{warning}");
+    }
+    match crate::supervisor::run(settings) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("sip-edge: {error}");
             ExitCode::FAILURE
         }
     }

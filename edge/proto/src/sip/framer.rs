@@ -381,7 +381,8 @@ fn content_length(head: &[u8]) -> Result<Option<usize>, FramingError> {
     while !rest.is_empty() {
         let line;
         (line, rest) = split_logical_line(rest);
-        if std::mem::take(&mut is_start_line) {
+        let may_be = matches!(line, [b'C' | b'c' | b'L' | b'l', ..]);
+        if std::mem::take(&mut is_start_line) || !may_be {
             continue;
         }
         let Some(colon) = memchr(b':', line) else {
@@ -402,10 +403,10 @@ fn content_length(head: &[u8]) -> Result<Option<usize>, FramingError> {
 
 /// A line with its continuation lines, without the final CRLF, and what follows it.
 fn split_logical_line(bytes: &[u8]) -> (&[u8], &[u8]) {
-    for at in memmem::find_iter(bytes, b"\r\n") {
-        if !matches!(bytes.get(at + 2), Some(b' ' | b'\t')) {
-            let (line, rest) = bytes.split_at_checked(at).unwrap_or((bytes, &[]));
-            return (line, rest.get(2..).unwrap_or_default());
+    for at in memchr_iter(b'\n', bytes) {
+        let (line, rest) = bytes.split_at_checked(at + 1).unwrap_or((bytes, &[]));
+        if !matches!(rest, [b' ' | b'\t', ..]) {
+            return (line.strip_suffix(b"\r\n").unwrap_or(line), rest);
         }
     }
     (bytes, &[])

@@ -60,16 +60,19 @@ impl Uri {
         {
             return Err(UriError::Character);
         }
-        let scheme = scheme.to_ascii_lowercase();
-        match scheme.as_str() {
-            "sip" => SipUri::parse_rest(false, rest).map(Uri::Sip),
-            "sips" => SipUri::parse_rest(true, rest).map(Uri::Sip),
-            "tel" => TelUri::parse_rest(rest).map(Uri::Tel),
-            _ if rest.is_empty() => Err(UriError::Character),
-            _ => Ok(Uri::Other {
-                scheme,
+        if scheme.eq_ignore_ascii_case("sip") {
+            SipUri::parse_rest(false, rest).map(Uri::Sip)
+        } else if scheme.eq_ignore_ascii_case("sips") {
+            SipUri::parse_rest(true, rest).map(Uri::Sip)
+        } else if scheme.eq_ignore_ascii_case("tel") {
+            TelUri::parse_rest(rest).map(Uri::Tel)
+        } else if rest.is_empty() {
+            Err(UriError::Character)
+        } else {
+            Ok(Uri::Other {
+                scheme: scheme.to_ascii_lowercase(),
                 rest: rest.to_owned(),
-            }),
+            })
         }
     }
 

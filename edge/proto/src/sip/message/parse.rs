@@ -2,7 +2,7 @@
 
 use super::fault::{MessageError, MessageFault, ResponseHint};
 use super::{Field, Message, Parsed, Span, Start};
-use crate::sip::framer::{head_end, parse_content_length};
+use crate::sip::framer::parse_content_length;
 use crate::sip::grammar::{is_token, split_list};
 use crate::sip::header::{CSeq, HeaderName};
 use crate::sip::limits::MessageLimits;
@@ -11,7 +11,7 @@ use crate::sip::name_addr::NameAddr;
 use crate::sip::uri::Uri;
 use crate::sip::via::Via;
 use bytes::Bytes;
-use memchr::{memchr, memchr_iter, memmem};
+use memchr::{memchr, memchr_iter};
 use std::sync::Arc;
 
 pub(super) fn parse(raw: Bytes, limits: &MessageLimits) -> Result<Message, MessageError> {
@@ -35,10 +35,16 @@ pub(super) fn parse(raw: Bytes, limits: &MessageLimits) -> Result<Message, Messa
 }
 
 fn parse_message(raw: &Bytes, limits: &MessageLimits) -> Result<(Bytes, Parsed), MessageFault> {
-    let head_bytes = head_end(raw).ok_or(MessageFault::Unfinished)?;
-    let text = unfold(raw, head_bytes)?;
+    let Scan {
+        head_bytes,
+        has_folds,
+    } = scan(raw)?;
+    let text = if has_folds {
+        unfold(raw, head_bytes)
+    } else {
+        raw.clone()
+    };
     let head = text.get(..head_bytes).unwrap_or_default();
-    check_characters(head)?;
     let head = core::str::from_utf8(head).map_err(|_| MessageFault::NotUtf8)?;
     let mut lines = Lines { head, at: 0 };
     let (start, _) = lines.next().ok_or(MessageFault::StartLine)?;
@@ -76,41 +82,76 @@ fn parse_message(raw: &Bytes, limits: &MessageLimits) -> Result<(Bytes, Parsed),
     ))
 }
 
-/// The received bytes, or a copy of the same length in which the line breaks of folded headers are spaces.
-fn unfold(raw: &Bytes, head_bytes: usize) -> Result<Bytes, MessageFault> {
-    let head = raw.get(..head_bytes).unwrap_or_default();
-    let first_line = memmem::find(head, b"\r\n").ok_or(MessageFault::StartLine)?;
-    let is_fold = |at: usize| matches!(head.get(at + 2), Some(b' ' | b'\t'));
-    if is_fold(first_line) {
-        return Err(MessageFault::StartLine);
-    }
-    if !memmem::find_iter(head, b"\r\n").any(is_fold) {
-        return Ok(raw.clone());
-    }
-    let mut copy = raw.to_vec();
-    for at in memmem::find_iter(head, b"\r\n").filter(|&at| is_fold(at)) {
-        if let Some(line_break) = copy.get_mut(at..at + 2) {
-            line_break.fill(b' ');
-        }
-    }
-    Ok(Bytes::from(copy))
+/// What one look at every line of a head tells.
+struct Scan {
+    /// Start line, headers and the empty line.
+    head_bytes: usize,
+    has_folds: bool,
 }
 
-/// CR and LF only as a pair, no other control character but tab, unless a backslash escapes it (in a quoted string any of
-/// them may be, RFC 3261 §25.1 `quoted-pair`).
-fn check_characters(head: &[u8]) -> Result<(), MessageFault> {
+/// Finds the end of the head. Lines end in CRLF and nothing else.
+fn scan(raw: &[u8]) -> Result<Scan, MessageFault> {
+    let mut has_folds = false;
+    let mut lines = 0;
+    let mut line_start = 0;
+    for line_feed in memchr_iter(b'\n', raw) {
+        let line = raw.get(line_start..line_feed).unwrap_or_default();
+        let line = line
+            .strip_suffix(b"\r")
+            .ok_or(MessageFault::BareLineBreak)?;
+        line_start = line_feed + 1;
+        match line {
+            [] if lines == 0 => return Err(MessageFault::StartLine),
+            [] => {
+                return Ok(Scan {
+                    head_bytes: line_start,
+                    has_folds,
+                });
+            }
+            [b' ' | b'\t', ..] if lines < 2 => return Err(MessageFault::StartLine),
+            [b' ' | b'\t', ..] => has_folds = true,
+            _ => {}
+        }
+        check_characters(line)?;
+        lines += 1;
+    }
+    Err(MessageFault::Unfinished)
+}
+
+/// No control character but tab, unless a backslash escapes it (in a quoted string any but CR and LF may be, RFC 3261 §25.1
+/// `quoted-pair`).
+fn check_characters(line: &[u8]) -> Result<(), MessageFault> {
+    let is_control = |byte: u8| byte < b' ' || byte == 0x7f;
+    // Without a branch the loop runs on whole vectors; nearly every line ends here.
+    if !line.iter().fold(false, |any, &byte| any | is_control(byte)) {
+        return Ok(());
+    }
     let mut previous = 0;
-    for &byte in head {
-        match (previous, byte) {
-            (b'\r', b'\n') => {}
-            (b'\r', _) | (_, b'\n') => return Err(MessageFault::BareLineBreak),
-            (b'\\', _) | (_, b'\t' | b'\r') => {}
-            (_, 0..=31 | 127) => return Err(MessageFault::ControlCharacter),
+    for &byte in line {
+        match byte {
+            b'\r' => return Err(MessageFault::BareLineBreak),
+            b'\t' => {}
+            _ if is_control(byte) && previous != b'\\' => {
+                return Err(MessageFault::ControlCharacter);
+            }
             _ => {}
         }
         previous = byte;
     }
     Ok(())
+}
+
+/// A copy of the same length in which the line breaks of folded headers are spaces.
+fn unfold(raw: &[u8], head_bytes: usize) -> Bytes {
+    let mut copy = raw.to_vec();
+    for line_feed in memchr_iter(b'\n', raw.get(..head_bytes).unwrap_or_default()) {
+        if matches!(raw.get(line_feed + 1), Some(b' ' | b'\t'))
+            && let Some(line_break) = copy.get_mut(line_feed.saturating_sub(1)..=line_feed)
+        {
+            line_break.fill(b' ');
+        }
+    }
+    Bytes::from(copy)
 }
 
 /// The lines of a head with their positions, without the empty one at the end.

@@ -2,6 +2,7 @@
 //!
 //! A library beside the binary so that the tests and benches that need the kernel drive the same code as the daemon.
 
+pub mod access;
 pub mod admin;
 pub mod cdr;
 pub mod cli;

@@ -1,0 +1,227 @@
+//! One guarded interface: attaching, noticing that the attachment is gone, detaching.
+
+use super::filter::Filter;
+use super::interface::{self, Interface, InterfaceError};
+use super::pins::{Pins, Remains};
+use super::status::{AttachMode, InterfaceState, Mode};
+use aya::programs::links::{FdLink, PinnedLink};
+use aya::programs::xdp::XdpLink;
+use aya::programs::{ProgramError, XdpMode};
+use tracing::{debug, info, warn};
+
+/// Keeps the program attached while it lives.
+#[derive(Debug)]
+#[expect(dead_code, reason = "held, never read")]
+enum Attachment {
+    Pinned(PinnedLink),
+    Plain(XdpLink),
+}
+
+/// One interface of `access.interfaces`.
+#[derive(Debug)]
+pub(super) struct Guarded {
+    name: String,
+    state: InterfaceState,
+    index: u32,
+    attachment: Option<Attachment>,
+}
+
+impl Guarded {
+    pub fn new(name: &str) -> Self {
+        Guarded {
+            name: name.to_owned(),
+            state: InterfaceState::Absent,
+            index: 0,
+            attachment: None,
+        }
+    }
+
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub fn state(&self) -> &InterfaceState {
+        &self.state
+    }
+
+    /// Attaches the program, taking over what an earlier process left attached; does nothing where it is attached already.
+    pub fn attach(
+        &mut self,
+        filter: &mut Filter,
+        mode: Mode,
+        pins: Option<&Pins>,
+        remains: &mut Remains,
+    ) {
+        if self.state.is_attached() && self.attachment.is_some() {
+            return;
+        }
+        let state = self
+            .try_attach(filter, mode, pins, remains)
+            .unwrap_or_else(|reason| match reason {
+                None => InterfaceState::Absent,
+                Some(reason) => InterfaceState::Failed { reason },
+            });
+        self.change(state);
+    }
+
+    /// `Err(None)`: there is no such interface.
+    fn try_attach(
+        &mut self,
+        filter: &mut Filter,
+        mode: Mode,
+        pins: Option<&Pins>,
+        remains: &mut Remains,
+    ) -> Result<InterfaceState, Option<String>> {
+        self.attachment = None;
+        let found = self.query()?;
+        if !found.ethernet {
+            return Err(Some("it does not carry Ethernet frames".to_owned()));
+        }
+        let inherited = remains.take(&self.name);
+        let link = match inherited.and_then(|link| take_over(filter, link, found, mode)) {
+            Some(link) => link,
+            None => attach_new(filter, found.index, mode).map_err(Some)?,
+        };
+        // What the kernel says, not what was asked for.
+        let found = self.query()?;
+        let mode = attached_mode(found, filter.program_id())
+            .ok_or_else(|| Some("the kernel does not show it as attached".to_owned()))?;
+        let (attachment, pinned) = hold(link, &self.name, pins).map_err(Some)?;
+        self.attachment = Some(attachment);
+        self.index = found.index;
+        Ok(InterfaceState::Attached { mode, pinned })
+    }
+
+    fn query(&self) -> Result<Interface, Option<String>> {
+        interface::query(&self.name).map_err(|error| match error {
+            InterfaceError::Absent => None,
+            other => Some(other.to_string()),
+        })
+    }
+
+    /// Compares with what the kernel says. An interface that came (again) is attached to; a program that somebody took off is
+    /// reported and stays off: whoever did that by hand had a reason.
+    pub fn poll(&mut self, filter: &mut Filter, mode: Mode, pins: Option<&Pins>) {
+        let found = match interface::query(&self.name) {
+            Ok(found) => found,
+            Err(InterfaceError::Absent) => {
+                self.attachment = None;
+                return self.change(InterfaceState::Absent);
+            }
+            // Nothing is known: asked again at the next poll.
+            Err(_) => return,
+        };
+        match self.state {
+            InterfaceState::Attached { mode: was, .. } => {
+                if attached_mode(found, filter.program_id()).is_some() {
+                    return;
+                }
+                self.attachment = None;
+                if found.index == self.index {
+                    return self.change(InterfaceState::Detached { mode: was });
+                }
+                self.attach(filter, mode, pins, &mut Remains::default());
+            }
+            InterfaceState::Absent => self.attach(filter, mode, pins, &mut Remains::default()),
+            InterfaceState::Failed { .. } | InterfaceState::Detached { .. } => {}
+        }
+    }
+
+    /// Detaches the program, if it is attached.
+    pub fn detach(&mut self) {
+        self.attachment = None;
+    }
+
+    fn change(&mut self, state: InterfaceState) {
+        if self.state == state {
+            return;
+        }
+        let interface = self.name.as_str();
+        match &state {
+            InterfaceState::Attached { .. } => info!(interface, "{state}"),
+            _ => warn!(
+                interface,
+                "{state}: userspace alone refuses unlisted sources here"
+            ),
+        }
+        self.state = state;
+    }
+}
+
+fn attached_mode(found: Interface, program: u32) -> Option<AttachMode> {
+    if found.native == Some(program) {
+        Some(AttachMode::Native)
+    } else if found.generic == Some(program) {
+        Some(AttachMode::Generic)
+    } else {
+        None
+    }
+}
+
+/// Puts the program in the place of the one that `link` holds, without a moment between the two. `None` when the link
+/// cannot be used: then it is gone, and so is its attachment.
+fn take_over(filter: &mut Filter, link: FdLink, found: Interface, mode: Mode) -> Option<XdpLink> {
+    let fits = match mode {
+        Mode::Auto => found.native.is_some() || found.generic.is_some(),
+        Mode::Native => found.native.is_some(),
+        Mode::Generic => found.generic.is_some(),
+        Mode::Userspace => false,
+    };
+    if !fits {
+        return None;
+    }
+    let link = XdpLink::try_from(link)
+        .inspect_err(|fault| debug!(%fault, "the pinned attachment is no XDP link"))
+        .ok()?;
+    let program = filter.program().ok()?;
+    let id = program
+        .attach_to_link(link)
+        .inspect_err(|fault| debug!(%fault, "the pinned attachment cannot be taken over"))
+        .ok()?;
+    program.take_link(id).ok()
+}
+
+fn attach_new(filter: &mut Filter, index: u32, mode: Mode) -> Result<XdpLink, String> {
+    let modes: &[XdpMode] = match mode {
+        Mode::Auto => &[XdpMode::Driver, XdpMode::Skb],
+        Mode::Native => &[XdpMode::Driver],
+        Mode::Generic => &[XdpMode::Skb],
+        Mode::Userspace => &[],
+    };
+    let program = filter.program().map_err(|fault| fault.to_string())?;
+    let mut reason = "userspace mode".to_owned();
+    for &mode in modes {
+        match program.attach_to_if_index(index, mode) {
+            Ok(id) => return program.take_link(id).map_err(|fault| fault.to_string()),
+            Err(fault) => {
+                debug!(?mode, %fault, "XDP cannot be attached");
+                reason = explain(&fault);
+            }
+        }
+    }
+    Err(reason)
+}
+
+fn explain(fault: &ProgramError) -> String {
+    let ProgramError::SyscallError(syscall) = fault else {
+        return fault.to_string();
+    };
+    match syscall.io_error.raw_os_error() {
+        Some(libc::EBUSY) => "another XDP program is attached".to_owned(),
+        Some(libc::EPERM) => "CAP_NET_ADMIN and CAP_BPF are needed".to_owned(),
+        Some(libc::EOPNOTSUPP) => "the driver has no native XDP".to_owned(),
+        _ => syscall.to_string(),
+    }
+}
+
+/// Pins the link where pins are to be had.
+fn hold(link: XdpLink, interface: &str, pins: Option<&Pins>) -> Result<(Attachment, bool), String> {
+    let Some(pins) = pins else {
+        return Ok((Attachment::Plain(link), false));
+    };
+    let link = FdLink::try_from(link).map_err(|fault| fault.to_string())?;
+    let pinned = pins
+        .pin_link(interface, link)
+        .map_err(|fault| fault.to_string())?;
+    Ok((Attachment::Pinned(pinned), true))
+}

@@ -1,0 +1,79 @@
+//! The real program, run on one frame at a time with BPF_PROG_TEST_RUN.
+
+use super::model::Verdict;
+use aya::TestRunOptions;
+use aya::programs::TestRun as _;
+use edge_proto::config::Config;
+use sip_edge::access::{CounterRows, Filter, MediaGuard, Reason, Tables};
+
+const XDP_DROP: u32 = 1;
+const XDP_PASS: u32 = 2;
+
+pub struct Kernel {
+    pub filter: Filter,
+    pub guard: MediaGuard,
+    rows: CounterRows,
+    counted: Vec<u64>,
+}
+
+impl Kernel {
+    pub fn load(config: &Config) -> Kernel {
+        let mut rows = CounterRows::new();
+        let tables = Tables::build(config, &mut rows).unwrap();
+        let mut filter = Filter::load(&tables).unwrap_or_else(|e| panic!("{e}: {e:?}"));
+        filter.switch(&tables).unwrap();
+        let guard = filter.media_guard().unwrap();
+        let mut kernel = Kernel {
+            filter,
+            guard,
+            rows,
+            counted: Vec::new(),
+        };
+        kernel.counted = kernel.counters();
+        kernel
+    }
+
+    pub fn apply(&mut self, config: &Config) {
+        let tables = Tables::build(config, &mut self.rows).unwrap();
+        self.filter.switch(&tables).unwrap();
+        self.counted = self.counters();
+    }
+
+    /// What the program does with `frame`, and what it counts: exactly one drop where it drops, nothing where it passes.
+    pub fn verdict(&mut self, frame: &[u8]) -> Verdict {
+        let run = self
+            .filter
+            .program()
+            .unwrap()
+            .test_run(TestRunOptions {
+                data_in: Some(frame),
+                ..TestRunOptions::new()
+            })
+            .unwrap();
+        let counted = self.counters();
+        let mut changed = Vec::new();
+        for (at, (before, after)) in self.counted.iter().zip(&counted).enumerate() {
+            for _ in *before..*after {
+                changed.push(at);
+            }
+        }
+        self.counted = counted;
+        match (run.return_value, changed.as_slice()) {
+            (XDP_PASS, []) => Verdict::Pass,
+            (XDP_DROP, &[at]) => {
+                let reasons = Reason::ALL.len();
+                Verdict::Drop(
+                    self.rows.names()[at / reasons].clone(),
+                    Reason::ALL[at % reasons],
+                )
+            }
+            other => panic!("verdict and counters disagree: {other:?}"),
+        }
+    }
+
+    fn counters(&self) -> Vec<u64> {
+        let rows = 0..u32::try_from(self.rows.names().len()).unwrap();
+        rows.flat_map(|row| Reason::ALL.map(|reason| self.filter.drops(row, reason).unwrap()))
+            .collect()
+    }
+}

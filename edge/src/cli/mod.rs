@@ -2,7 +2,9 @@
 
 mod check;
 mod explain;
+mod log;
 
+use crate::admin::client::{self, CtlArgs};
 use crate::cdr::verify::{self, VerifyArgs};
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
@@ -19,12 +21,14 @@ pub struct Cli {
 #[derive(Subcommand, Debug)]
 enum Command {
     /// Run the edge in the foreground; SIGHUP reloads, SIGTERM drains and ends, a second SIGTERM ends at once
-    Run(ConfigArgs),
+    Run(RunArgs),
     /// Check a configuration file; tells what each trunk's peer has to put on its own allowlist
     Check(check::CheckArgs),
     /// Say what the edge would decide, and why, without doing it
     #[command(subcommand)]
     Explain(ExplainCommand),
+    /// Ask or tell a running edge
+    Ctl(CtlArgs),
     /// Work with call detail records
     #[command(subcommand)]
     Cdr(CdrCommand),
@@ -40,6 +44,15 @@ enum ExplainCommand {
 enum CdrCommand {
     /// Check CDR files: does every line parse, and do the lines of a call tell all of it?
     Verify(VerifyArgs),
+}
+
+/// Arguments of `sip-edge run`.
+#[derive(Args, Debug)]
+struct RunArgs {
+    #[command(flatten)]
+    config: ConfigArgs,
+    #[command(flatten)]
+    log: log::LogArgs,
 }
 
 /// Which configuration file.
@@ -61,27 +74,29 @@ impl Cli {
             Command::Run(args) => run(&args),
             Command::Check(args) => check::run(&args),
             Command::Explain(ExplainCommand::Refer(args)) => explain::run(&args),
+            Command::Ctl(args) => client::run(&args),
             Command::Cdr(CdrCommand::Verify(args)) => verify::run(&args),
         }
     }
 }
 
 /// 0: it was told to end; 1: the configuration is refused, or the edge could not start or go on.
-fn run(args: &ConfigArgs) -> ExitCode {
-    let settings = match crate::config::load(&args.config) {
+fn run(args: &RunArgs) -> ExitCode {
+    let settings = match crate::config::load(&args.config.config) {
         Ok(settings) => settings,
         Err(error) => {
             eprintln!("{error}");
             return ExitCode::FAILURE;
         }
     };
-    for warning in &settings.warnings {
-        eprintln!("{warning}");
+    if let Err(fault) = args.log.install() {
+        eprintln!("sip-edge: {fault}");
+        return ExitCode::FAILURE;
     }
     match crate::supervisor::run(settings) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("sip-edge: {error}");
+            tracing::error!("{error}");
             ExitCode::FAILURE
         }
     }

@@ -1,0 +1,46 @@
+//! Where the log goes: standard error, as text or as JSON lines.
+
+use clap::{Args, ValueEnum};
+use std::io::{self, IsTerminal};
+use tracing_subscriber::EnvFilter;
+
+/// How to log.
+#[derive(Args, Debug)]
+pub(super) struct LogArgs {
+    /// What to log: error, warn, info, debug or trace; or by module, as in "info,sip_edge::control=debug"
+    #[arg(
+        long,
+        value_name = "FILTER",
+        env = "SIP_EDGE_LOG",
+        default_value = "info"
+    )]
+    log: String,
+    /// How to write it
+    #[arg(long, value_enum, default_value_t = LogFormat::Text)]
+    log_format: LogFormat,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+enum LogFormat {
+    /// One line of text for each event
+    Text,
+    /// One JSON object for each event
+    Json,
+}
+
+impl LogArgs {
+    /// Sends the log of all threads to standard error from here on. The error says what is wrong with the filter.
+    pub fn install(&self) -> Result<(), String> {
+        let filter = EnvFilter::try_new(&self.log)
+            .map_err(|error| format!("--log {:?}: {error}", self.log))?;
+        let log = tracing_subscriber::fmt()
+            .with_env_filter(filter)
+            .with_writer(io::stderr)
+            .with_ansi(io::stderr().is_terminal());
+        let installed = match self.log_format {
+            LogFormat::Text => log.try_init(),
+            LogFormat::Json => log.json().try_init(),
+        };
+        installed.map_err(|error| error.to_string())
+    }
+}

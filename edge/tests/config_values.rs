@@ -222,6 +222,30 @@ fn a_trunk_that_stays_keeps_its_counters() {
 }
 
 #[test]
+fn a_listener_that_stays_keeps_its_id_wherever_the_file_has_it() {
+    let first = read(SMALL, None);
+    let ids = |settings: &Settings| {
+        let all = settings.protocol.listeners.iter();
+        all.map(|listener| (listener.address.port(), listener.id.0))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(ids(&first), [(5060, 0), (5060, 1)]);
+    // The first listener gives way to another, which must not be mistaken for it.
+    let changed = SMALL.replace("[2001:db8::10]:5060", "[2001:db8::10]:5070");
+    let second = read(&changed, Some(&first));
+    assert_eq!(ids(&second), [(5070, 2), (5060, 1)]);
+    let kept = second.protocol.listener(ListenerId(1)).unwrap();
+    assert_eq!(kept.address.to_string(), "203.0.113.10:5060");
+    let carrier = "192.0.2.7".parse().unwrap();
+    let allow = &second.protocol.allow;
+    assert!(!allow.lookup(ListenerId(1), carrier).is_empty());
+    assert!(allow.lookup(ListenerId(0), carrier).is_empty());
+    // By now nothing remembers the first one's id.
+    let third = read(SMALL, Some(&second));
+    assert_eq!(ids(&third), [(5060, 0), (5060, 1)]);
+}
+
+#[test]
 fn no_secret_is_ever_printed() {
     let settings = every_key();
     let printed = format!("{settings:?}");

@@ -78,7 +78,7 @@ pub struct Config {
     /// Hosts that mean this edge, lower case, without brackets: `edge.domains`, listen and advertised addresses.
     pub domains: Vec<String>,
     pub sip: SipConfig,
-    /// In the order of the file; a [`ListenerId`] is an index.
+    /// In the order of the file.
     pub listeners: Vec<Listener>,
     pub media: MediaConfig,
     /// In the order of the file; a [`TrunkId`] is an index. Calls keep their trunk's `Arc` across reloads.
@@ -90,7 +90,7 @@ pub struct Config {
 
 impl Config {
     pub fn listener(&self, id: ListenerId) -> Option<&Listener> {
-        self.listeners.get(usize::from(id.0))
+        self.listeners.iter().find(|listener| listener.id == id)
     }
 
     pub fn trunk(&self, id: TrunkId) -> Option<&Arc<Trunk>> {

@@ -17,7 +17,8 @@ impl fmt::Display for CoreId {
     }
 }
 
-/// Index into [`crate::config::Config::listeners`].
+/// One of [`crate::config::Config::listeners`]. A reload keeps the id of a listener whose transport and address stay, and gives a
+/// new listener one that the configuration before it did not use: connections and messages under way keep their meaning.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct ListenerId(pub u16);
 

@@ -5,6 +5,7 @@ use crate::id::{ListenerId, TrunkId};
 use indexmap::IndexMap;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use prefix_trie::{Prefix, PrefixMap};
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
@@ -59,7 +60,7 @@ impl TrunkSet {
 #[derive(Debug, Default)]
 pub struct AllowTable {
     /// [`ListenerId`] -> index into `tables`. Listeners with the same trunks share a table.
-    by_listener: Vec<usize>,
+    by_listener: BTreeMap<ListenerId, usize>,
     tables: Vec<Prefixes>,
 }
 
@@ -77,13 +78,13 @@ impl AllowTable {
     /// prefix they mean.
     pub fn build(listeners: &[Listener], trunks: &[Arc<Trunk>]) -> AllowTable {
         let mut tables: IndexMap<TrunkSet, Prefixes> = IndexMap::new();
-        let mut by_listener = Vec::with_capacity(listeners.len());
+        let mut by_listener = BTreeMap::new();
         for listener in listeners {
             let users = trunks.iter().filter(|t| t.listen.contains(&listener.id));
             let mut set = TrunkSet::EMPTY;
             users.clone().for_each(|t| set.insert(t.id));
             let entry = tables.entry(set);
-            by_listener.push(entry.index());
+            by_listener.insert(listener.id, entry.index());
             entry.or_insert_with(|| Prefixes::of(users));
         }
         AllowTable {
@@ -116,7 +117,7 @@ impl AllowTable {
     }
 
     fn table(&self, listener: ListenerId) -> Option<&Prefixes> {
-        let index = *self.by_listener.get(usize::from(listener.0))?;
+        let index = *self.by_listener.get(&listener)?;
         self.tables.get(index)
     }
 }

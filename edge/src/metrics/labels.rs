@@ -3,7 +3,7 @@
 use edge_proto::config::Config;
 use edge_proto::id::ListenerId;
 use std::borrow::Cow;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{PoisonError, RwLock};
 
 /// Stands for everything outside the known set.
@@ -69,8 +69,7 @@ pub struct Labels(RwLock<Names>);
 #[derive(Debug, Default)]
 struct Names {
     trunks: BTreeSet<String>,
-    /// By [`ListenerId`].
-    listeners: Vec<String>,
+    listeners: BTreeMap<ListenerId, String>,
 }
 
 impl Labels {
@@ -81,7 +80,11 @@ impl Labels {
                 names.trunks.insert(trunk.name.clone());
             }
         }
-        names.listeners = config.listeners.iter().map(|l| l.name.clone()).collect();
+        names.listeners = config
+            .listeners
+            .iter()
+            .map(|listener| (listener.id, listener.name.clone()))
+            .collect();
     }
 
     /// `trunk` itself if any configuration since the start had it.
@@ -99,7 +102,7 @@ impl Labels {
         let names = self.0.read().unwrap_or_else(PoisonError::into_inner);
         names
             .listeners
-            .get(usize::from(id.0))
+            .get(&id)
             .map_or_else(|| OTHER.to_owned(), String::clone)
     }
 }

@@ -61,10 +61,15 @@ impl Site {
     }
 }
 
-/// Sends OPTIONS and returns the status line of the answer.
-fn options(to: SocketAddr) -> String {
-    let mut stream = TcpStream::connect(to).unwrap();
+fn connect(to: SocketAddr) -> TcpStream {
+    let stream = TcpStream::connect(to).unwrap();
     stream.set_read_timeout(Some(DEADLINE)).unwrap();
+    stream
+}
+
+/// Sends OPTIONS and returns the status line of the answer.
+fn options(stream: &mut TcpStream) -> String {
+    let to = stream.peer_addr().unwrap();
     let from = stream.local_addr().unwrap();
     let request = format!(
         "OPTIONS sip:{to} SIP/2.0\r\nVia: SIP/2.0/TCP {from};branch=z9hG4bK1\r\nMax-Forwards: 70\r\n\
@@ -84,7 +89,7 @@ fn options(to: SocketAddr) -> String {
 }
 
 async fn options_async(to: SocketAddr) -> String {
-    tokio::task::spawn_blocking(move || options(to))
+    tokio::task::spawn_blocking(move || options(&mut connect(to)))
         .await
         .unwrap()
 }
@@ -108,7 +113,8 @@ async fn it_starts_answers_reloads_and_stops() {
     assert_eq!(options_async(site.sip(5060)).await, "SIP/2.0 200 OK");
     assert_eq!(handle.config().listeners.len(), 2);
 
-    // A trunk and a key that needs a restart come, a listener goes.
+    // A trunk and a key that needs a restart come, a listener goes, and with it the places of those after it.
+    let kept: Vec<TcpStream> = (0..8).map(|_| connect(site.sip(5062))).collect();
     let more = "[[trunk]]\nname = \"other\"\nuri = \"sip:127.0.0.10:5070\"\n";
     site.write(&[5062], more);
     let text = std::fs::read_to_string(site.file()).unwrap();
@@ -117,6 +123,11 @@ async fn it_starts_answers_reloads_and_stops() {
     assert_eq!(done.trunks_added, ["other"]);
     assert_eq!(done.needs_restart, ["[media]"]);
     assert_eq!(options_async(site.sip(5062)).await, "SIP/2.0 200 OK");
+    let over_kept = tokio::task::spawn_blocking(move || {
+        let each = kept.into_iter().map(|mut stream| options(&mut stream));
+        each.collect::<Vec<_>>()
+    });
+    assert_eq!(over_kept.await.unwrap(), ["SIP/2.0 200 OK"; 8]);
     let gone = site.sip(5060);
     let closed = async {
         while TcpStream::connect(gone).is_ok() {

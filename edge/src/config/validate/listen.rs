@@ -3,7 +3,7 @@
 use crate::config::diagnostic::{At, Place, Sink};
 use crate::config::raw::RawListen;
 use crate::control::tls::{TlsServerFiles, server_config, warnings};
-use edge_proto::config::{Listener, Transport};
+use edge_proto::config::{Config, Listener, Transport};
 use edge_proto::id::ListenerId;
 use rustls::ServerConfig;
 use std::collections::HashMap;
@@ -24,7 +24,13 @@ pub(super) struct Listeners {
     pub complete: bool,
 }
 
-pub(super) fn listeners(sink: &mut Sink<'_>, raw: &[RawListen], base: &Path) -> Listeners {
+/// `previous`: the configuration in force, whose listeners keep their ids.
+pub(super) fn listeners(
+    sink: &mut Sink<'_>,
+    raw: &[RawListen],
+    base: &Path,
+    previous: Option<&Config>,
+) -> Listeners {
     let mut listeners = Listeners {
         list: Vec::new(),
         tls: HashMap::new(),
@@ -45,7 +51,7 @@ pub(super) fn listeners(sink: &mut Sink<'_>, raw: &[RawListen], base: &Path) -> 
         );
     }
     for raw in raw {
-        let id = ListenerId(u16::try_from(listeners.list.len()).unwrap_or(u16::MAX));
+        let id = id_for(raw, previous, &listeners.list);
         if let Some(name) = &raw.name {
             listeners.names.push(name.value.clone());
         }
@@ -63,6 +69,20 @@ pub(super) fn listeners(sink: &mut Sink<'_>, raw: &[RawListen], base: &Path) -> 
         }
     }
     listeners
+}
+
+/// The id that the listener has already; for a new one the first that neither the configuration in force nor this one uses.
+fn id_for(raw: &RawListen, previous: Option<&Config>, others: &[Listener]) -> ListenerId {
+    let before = previous.map_or(&[][..], |config| &config.listeners);
+    let same = before.iter().find(|old| {
+        let key = (raw.transport.as_ref(), raw.address.as_ref());
+        matches!(key, (Some(transport), Some(address))
+            if (transport.value, address.value) == (old.transport, old.address))
+    });
+    let is_free = |id: &ListenerId| !before.iter().chain(others).any(|other| other.id == *id);
+    same.map(|old| old.id)
+        .or_else(|| (0..u16::MAX).map(ListenerId).find(is_free))
+        .unwrap_or(ListenerId(u16::MAX))
 }
 
 fn listener(

@@ -32,7 +32,7 @@ pub(super) fn settings(
     let base = file.parent().unwrap_or(Path::new("."));
     let cores = cores(sink, &raw.edge);
     let sip = sip(sink, &raw.sip);
-    let listen = listen::listeners(sink, &raw.listen, base);
+    let listen = listen::listeners(sink, &raw.listen, base, context.previous);
     let domains = domains(&raw.edge, &listen.list);
     let media = media::media(sink, &raw.media, &listen, context.environment);
     let names = trunk::Names::of(sink, &raw.trunks);

@@ -223,7 +223,7 @@ impl Context {
         let local = self.config.listener(listener)?.address.ip();
         self.connections.serial += 1;
         let connection = ConnectionId::originated(self.core, self.connections.serial);
-        let framer = StreamFramer::new(self.message_limits());
+        let framer = StreamFramer::for_originated(self.message_limits());
         self.connections.insert(
             connection,
             Stream {

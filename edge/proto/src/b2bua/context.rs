@@ -60,6 +60,8 @@ struct ServerFacts {
     trunk: Arc<str>,
     method: Arc<str>,
     received_at: Instant,
+    /// Where it came from, for the Via of the answer.
+    source: SocketAddr,
 }
 
 /// What a call waits for.
@@ -159,6 +161,22 @@ impl Context {
             cores,
             now,
         }
+    }
+
+    /// Everything that is kept for a call, a leg or a transaction, by name and count.
+    pub fn held(&self) -> Vec<(&'static str, usize)> {
+        let (clients, servers) = self.transactions.counts();
+        vec![
+            ("client transactions", clients),
+            ("server transactions", servers),
+            ("users of client transactions", self.clients.len()),
+            ("users of server transactions", self.servers.len()),
+            ("dialogs", self.dialogs.len()),
+            ("allocations", self.allocations.len()),
+            ("questions to the resolver", self.resolves.len()),
+            ("timers", self.timers.len()),
+            ("handoffs", self.parked_handoffs.len()),
+        ]
     }
 
     pub fn message_limits(&self) -> MessageLimits {
@@ -292,8 +310,14 @@ impl Context {
         }
     }
 
-    /// Notes who will answer a server transaction.
-    pub fn server_started(&mut self, key: ServerKey, trunk: Arc<str>, method: &Method) {
+    /// Notes what a server transaction is about.
+    pub fn server_started(
+        &mut self,
+        key: ServerKey,
+        trunk: Arc<str>,
+        method: &Method,
+        source: SocketAddr,
+    ) {
         self.servers.insert(
             key,
             ServerFacts {
@@ -301,6 +325,7 @@ impl Context {
                 trunk,
                 method: Arc::from(method.as_str()),
                 received_at: self.now,
+                source,
             },
         );
     }
@@ -309,6 +334,13 @@ impl Context {
     pub fn server_belongs(&mut self, key: ServerKey, call: CallKey, id: CallId, leg: LegNumber) {
         if let Some(facts) = self.servers.get_mut(&key) {
             facts.call = Some((call, id, leg));
+        }
+    }
+
+    /// Whose request it is turned out later.
+    pub fn server_trunk(&mut self, key: ServerKey, trunk: Arc<str>) {
+        if let Some(facts) = self.servers.get_mut(&key) {
+            facts.trunk = trunk;
         }
     }
 
@@ -325,8 +357,9 @@ impl Context {
     }
 
     /// Sends a response within its transaction.
-    pub fn respond(&mut self, key: ServerKey, code: u16, response: ResponseBuilder) {
+    pub fn respond(&mut self, key: ServerKey, code: u16, mut response: ResponseBuilder) {
         if let Some(facts) = self.servers.get(&key).cloned() {
+            response = response.received_from(facts.source);
             let (call, leg) = match facts.call {
                 Some((_, id, leg)) => (Some(id), Some(leg)),
                 None => (None, None),

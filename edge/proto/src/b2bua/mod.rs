@@ -9,20 +9,24 @@
 
 mod connections;
 mod context;
+mod dispatch;
 mod ingress;
 mod io;
 mod locate;
 mod ownership;
 mod ports;
+mod reload;
 
 pub use io::{CloseReason, HandoffMessage, Hop, Input, Output, ResolveQuery, TlsTarget};
 pub use ownership::owner_of;
 
 pub(crate) use connections::Origin;
 pub(crate) use context::{ALLOW, CallTimer, ClientPurpose, ClientUse, Context, PRODUCT, TimerKind};
-pub(crate) use ingress::{RETRY_AFTER_S, still_listed};
+pub(crate) use dispatch::received;
+pub(crate) use ingress::RETRY_AFTER_S;
 pub(crate) use locate::Candidate;
 pub(crate) use ports::{Family, Lease};
+pub(crate) use reload::still_listed;
 
 use crate::call::{Call, CallKey};
 use crate::config::Config;
@@ -138,6 +142,15 @@ impl B2bua {
     /// Whether nothing is left to finish: no call, and no transaction whose answer a peer still waits for.
     pub fn is_idle(&self) -> bool {
         self.calls.is_empty() && self.cx.transactions.counts() == (0, 0)
+    }
+
+    /// What is still held on behalf of calls and transactions, by name and count; empty when nothing is. Connections are not
+    /// counted: they stay open between calls. For checks that nothing is ever left behind.
+    pub fn leftovers(&self) -> Vec<(&'static str, usize)> {
+        let mut held = self.cx.held();
+        held.push(("calls", self.calls.len()));
+        held.retain(|&(_, count)| count > 0);
+        held
     }
 
     /// Whether new calls are refused.

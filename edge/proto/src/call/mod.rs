@@ -194,7 +194,7 @@ impl Call {
     }
 
     /// Whether a message from a source with these trunks may speak in the dialog of `leg`.
-    pub(super) fn source_allowed(
+    pub(crate) fn source_allowed(
         &self,
         cx: &Context,
         leg: LegNumber,

@@ -71,3 +71,36 @@ impl Outcome {
         }
     }
 }
+
+/// What a caller is refused with.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Refusal {
+    pub code: u16,
+    pub cause: Cause,
+    pub by: HangupBy,
+}
+
+impl Refusal {
+    /// By a rule or a limit of this edge.
+    pub fn by_edge(code: u16, cause: Cause) -> Self {
+        Refusal {
+            code,
+            cause,
+            by: HangupBy::Edge,
+        }
+    }
+}
+
+impl From<&Outcome> for Refusal {
+    /// What became of the callee's leg, as the caller is told.
+    fn from(outcome: &Outcome) -> Self {
+        Refusal {
+            code: outcome.caller_code(),
+            cause: outcome.cause,
+            by: match outcome.by {
+                HangupBy::Remote => HangupBy::Local,
+                by => by,
+            },
+        }
+    }
+}

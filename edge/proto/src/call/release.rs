@@ -2,7 +2,7 @@
 
 use super::Call;
 use super::leg::{Leg, LegState};
-use super::outcome::Outcome;
+use super::outcome::{Outcome, Refusal};
 use crate::b2bua::{ClientPurpose, ClientUse, Context, Hop, PRODUCT, TimerKind, still_listed};
 use crate::event::{Cause, EventKind, HangupBy, LegNumber};
 use crate::sip::dialog::ViaLine;
@@ -28,7 +28,9 @@ impl Call {
         };
         let outcome = Outcome::new(None, cause, by, String::new());
         match self.legs.get(&leg).map(|l| l.state) {
-            Some(LegState::Incoming) => self.reject_incoming(cx, leg, code, cause, by),
+            Some(LegState::Incoming) => {
+                self.reject_incoming(cx, leg, Refusal { code, cause, by });
+            }
             Some(_) => self.end_leg_as(cx, leg, &outcome),
             None => {}
         }
@@ -156,14 +158,8 @@ impl Call {
     }
 
     /// A final refusal of the caller's INVITE.
-    pub(super) fn reject_incoming(
-        &mut self,
-        cx: &mut Context,
-        leg: LegNumber,
-        code: u16,
-        cause: Cause,
-        by: HangupBy,
-    ) {
+    pub(super) fn reject_incoming(&mut self, cx: &mut Context, leg: LegNumber, refusal: Refusal) {
+        let Refusal { code, cause, by } = refusal;
         let Some(l) = self.legs.get_mut(&leg) else {
             return;
         };
@@ -276,7 +272,12 @@ impl Call {
             return;
         }
         self.note(cx, leg, "cancel", "the caller gave up".to_owned(), why);
-        self.reject_incoming(cx, leg, 487, Cause::Cancelled, HangupBy::Remote);
+        let refusal = Refusal {
+            code: 487,
+            cause: Cause::Cancelled,
+            by: HangupBy::Remote,
+        };
+        self.reject_incoming(cx, leg, refusal);
         self.caller_gave_up(cx, Cause::Cancelled);
     }
 
@@ -307,7 +308,9 @@ impl Call {
     /// Something on our side failed before the leg was answered.
     pub(super) fn fail_leg(&mut self, cx: &mut Context, leg: LegNumber, code: u16, cause: Cause) {
         match self.legs.get(&leg).map(|l| l.state) {
-            Some(LegState::Incoming) => self.refuse_caller(cx, leg, code, cause),
+            Some(LegState::Incoming) => {
+                self.refuse_caller(cx, leg, Refusal::by_edge(code, cause));
+            }
             Some(LegState::Preparing | LegState::Calling) => {
                 let outcome = Outcome::new(None, cause, HangupBy::Edge, reason_phrase(code));
                 self.leg_failed(cx, leg, outcome);

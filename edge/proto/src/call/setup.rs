@@ -2,15 +2,15 @@
 
 use super::invite::InviteTemplate;
 use super::leg::{AwaitedAck, Leg, LegState};
-use super::outcome::Outcome;
+use super::outcome::{Outcome, Refusal};
 use super::{Call, policy};
-use crate::b2bua::{Context, Family, Origin, TimerKind};
+use crate::b2bua::{Context, Family, Origin, TimerKind, received};
 use crate::config::Trunk;
 use crate::event::{Cause, Direction, EventKind, HangupBy, LegNumber};
 use crate::sdp::{self, Offer};
 use crate::sip::dialog::Dialog;
 use crate::sip::transaction::ServerKey;
-use crate::sip::{HeaderName, Message, NameAddr, Uri};
+use crate::sip::{HeaderName, Message, Method, NameAddr, Uri};
 use crate::trunk::TrunkSet;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -46,7 +46,7 @@ impl Call {
         let tag = cx.tag();
         let contact = cx.contact_for(origin, &trunk);
         let user = request_user(&request);
-        let label = trunk.name.clone();
+        let label: Arc<str> = Arc::from(trunk.name.as_str());
         let Some(caller) = self.add_leg(|n| {
             let mut leg = Leg::new(n, Direction::Inbound, trunk, LegState::Incoming, now);
             leg.sip_call_id = request.call_id().to_owned();
@@ -64,22 +64,24 @@ impl Call {
             return;
         };
         cx.server_belongs(key, self.key, self.id.clone(), caller);
+        cx.server_trunk(key, label.clone());
         let from = party(request.from_header());
         self.event(
             cx,
             caller,
             EventKind::CallStarted {
-                trunk: Arc::from(label),
+                trunk: label.clone(),
                 from,
                 to: user.clone().unwrap_or_default(),
                 sip_call_id: request.call_id().to_owned(),
                 source: origin.remote,
             },
         );
+        self.event(cx, caller, received(label, &Method::Invite));
         let trying = cx.response(&request, 100, None);
         cx.respond(key, 100, trying);
         if let Err((code, cause)) = self.begin(cx, caller, user, &request) {
-            self.refuse_caller(cx, caller, code, cause);
+            self.refuse_caller(cx, caller, Refusal::by_edge(code, cause));
         }
     }
 
@@ -98,7 +100,7 @@ impl Call {
         if !leg.count() || !leg.trunk.admit_rate(cx.now) {
             return Err((503, Cause::TrunkLimit));
         }
-        if request.header(HeaderName::MaxForwards).map(str::trim) == Some("0") {
+        if request.max_forwards() == Some(0) {
             return Err((483, Cause::Rejected));
         }
         let config = cx.config.clone();
@@ -150,11 +152,11 @@ impl Call {
             let remote = offer.audio().clone();
             self.set_remote(cx, caller, remote);
         }
-        self.try_next_trunk(cx, (404, Cause::NoRoute));
+        self.try_next_trunk(cx, Refusal::by_edge(404, Cause::NoRoute));
     }
 
     /// Calls the route's next trunk, or refuses the caller with what the last one said.
-    fn try_next_trunk(&mut self, cx: &mut Context, last: (u16, Cause)) {
+    fn try_next_trunk(&mut self, cx: &mut Context, last: Refusal) {
         let mut last = last;
         loop {
             let Some(setup) = self.setup.as_mut() else {
@@ -162,11 +164,11 @@ impl Call {
             };
             let caller = setup.caller;
             let Some(trunk) = setup.trunks.pop_front() else {
-                return self.refuse_caller(cx, caller, last.0, last.1);
+                return self.refuse_caller(cx, caller, last);
             };
             match self.call_trunk(cx, trunk) {
                 Ok(()) => return,
-                Err(refusal) => last = refusal,
+                Err((code, cause)) => last = Refusal::by_edge(code, cause),
             }
         }
     }
@@ -203,7 +205,9 @@ impl Call {
             caller: a.identity.clone(),
             headers,
             codecs,
-            max_forwards: max_forwards(request),
+            max_forwards: request
+                .max_forwards()
+                .map_or(70, |left| left.saturating_sub(1)),
             present: trunk.present.clone(),
             auth_timeout: None,
         };
@@ -304,7 +308,7 @@ impl Call {
         };
         let Some(body) = body else {
             self.end_leg(cx, callee, Cause::NoCommonCodec, HangupBy::Edge);
-            return self.refuse_caller(cx, caller, 488, Cause::NoCommonCodec);
+            return self.refuse_caller(cx, caller, Refusal::by_edge(488, Cause::NoCommonCodec));
         };
         let Some(a) = self.legs.get_mut(&caller) else {
             return;
@@ -407,25 +411,19 @@ impl Call {
             setup.callee = None;
         }
         if outcome.try_elsewhere() {
-            return self.try_next_trunk(cx, (outcome.caller_code(), outcome.cause));
+            return self.try_next_trunk(cx, outcome.into());
         }
         if let Some(caller) = self.setup.as_ref().map(|setup| setup.caller) {
-            self.refuse_caller(cx, caller, outcome.caller_code(), outcome.cause);
+            self.refuse_caller(cx, caller, outcome.into());
         }
     }
 
     /// Final failure response to the caller.
-    pub(super) fn refuse_caller(
-        &mut self,
-        cx: &mut Context,
-        caller: LegNumber,
-        code: u16,
-        cause: Cause,
-    ) {
+    pub(super) fn refuse_caller(&mut self, cx: &mut Context, caller: LegNumber, refusal: Refusal) {
         self.setup = None;
         self.bridge = None;
-        self.cause = cause;
-        self.reject_incoming(cx, caller, code, cause, HangupBy::Local);
+        self.cause = refusal.cause;
+        self.reject_incoming(cx, caller, refusal);
     }
 }
 
@@ -469,11 +467,4 @@ pub(super) fn caller_identity(request: &Message) -> CallerIdentity {
         display: parsed.display,
         user,
     }
-}
-
-fn max_forwards(request: &Message) -> u8 {
-    request
-        .header(HeaderName::MaxForwards)
-        .and_then(|value| value.trim().parse::<u8>().ok())
-        .map_or(70, |value| value.saturating_sub(1))
 }

@@ -7,6 +7,7 @@ use crate::sip::grammar::{is_token_byte, split_list};
 use crate::sip::header::HeaderName;
 use crate::sip::message::{Message, ResponseHint};
 use crate::sip::method::Method;
+use crate::sip::name_addr::NameAddr;
 use crate::sip::status::reason_phrase;
 use crate::sip::via::Via;
 use bytes::Bytes;
@@ -264,7 +265,8 @@ impl ResponseBuilder {
         builder.top_via = builder.vias.first().and_then(|via| Via::parse(via).ok());
         builder.to = Some(To {
             text: request.to.clone(),
-            has_tag: true, // unknown: what cannot be parsed gets no tag put to it
+            // What cannot be parsed gets no tag put to it.
+            has_tag: NameAddr::parse(&request.to).map_or(true, |to| to.tag().is_some()),
         });
         builder
             .header(HeaderName::From, &request.from)

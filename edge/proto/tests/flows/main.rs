@@ -1,6 +1,7 @@
-//! Call flows against the whole B2BUA in virtual time: exact messages, with one and with four control threads.
+//! Call flows against the whole B2BUA in virtual time: exact messages, CDR lines, timeline and media commands, each with one
+//! and with four control threads.
 
+mod access;
 mod basic;
+mod harness;
 mod transfer;
-mod ua;
-mod world;

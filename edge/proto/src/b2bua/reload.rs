@@ -1,0 +1,48 @@
+//! A new configuration, and what it takes away.
+
+use super::B2bua;
+use crate::config::{Config, Trunk};
+use crate::id::ConnectionId;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+impl B2bua {
+    /// A new configuration: sources that lost their place lose their connections and their calls.
+    pub(super) fn on_reload(&mut self, config: Arc<Config>) {
+        self.cx.transactions.reconfigure(&config.sip);
+        self.cx.config = config;
+        let lost: Vec<ConnectionId> = self
+            .cx
+            .connections
+            .iter()
+            .filter(|(_, stream)| match (stream.listener, &stream.trunk) {
+                (Some(listener), _) => self
+                    .cx
+                    .config
+                    .allow
+                    .lookup(listener, stream.remote.ip())
+                    .is_empty(),
+                (None, Some(trunk)) => self.cx.config.trunk_named(trunk).is_none(),
+                (None, None) => false,
+            })
+            .map(|(id, _)| id)
+            .collect();
+        // Calls first, so that their BYEs still leave over the connections that are about to close.
+        let keys: Vec<_> = self.calls.iter().map(|(_, call)| call.key).collect();
+        for key in keys {
+            self.with_call(key, |call, cx| call.on_reload(cx));
+        }
+        self.settle();
+        for connection in lost {
+            self.cx.close(connection);
+        }
+    }
+}
+
+/// Whether a source may still signal for `trunk`, by name, under the present configuration.
+pub(crate) fn still_listed(config: &Config, trunk: &Trunk, source: SocketAddr) -> bool {
+    config.trunk_named(&trunk.name).is_some_and(|now| {
+        now.allow.iter().any(|net| net.contains(&source.ip()))
+            || !trunk.uris.is_empty() && now.uris == trunk.uris
+    })
+}

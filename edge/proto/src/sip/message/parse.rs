@@ -7,8 +7,8 @@ use crate::sip::grammar::{is_token, split_list};
 use crate::sip::header::{CSeq, HeaderName};
 use crate::sip::limits::MessageLimits;
 use crate::sip::method::Method;
-use crate::sip::name_addr::NameAddr;
-use crate::sip::uri::Uri;
+use crate::sip::name_addr::{NameAddr, NameAddrError};
+use crate::sip::uri::{ParamError, Uri};
 use crate::sip::via::Via;
 use bytes::Bytes;
 use memchr::{memchr, memchr_iter};
@@ -262,6 +262,15 @@ fn parse_field(line: &str, at: usize) -> Option<Field> {
     })
 }
 
+/// A From or To. A tag that is there must be a token: an empty one would be none to some and one to others.
+fn parse_party(text: &str) -> Result<NameAddr, NameAddrError> {
+    let party = NameAddr::parse(text)?;
+    match party.params.get("tag") {
+        Some(tag) if !tag.is_some_and(is_token) => Err(ParamError::Value.into()),
+        _ => Ok(party),
+    }
+}
+
 /// The mandatory headers (RFC 3261 §8.1.1, §8.2.6.2) of an indexed head.
 struct Typed<'a> {
     head: &'a str,
@@ -311,8 +320,8 @@ impl<'a> Typed<'a> {
         let call_id = self.single(HeaderName::CallId)?;
         let cseq = self.single(HeaderName::CSeq)?;
         let (via, via_count) = self.vias(limits)?;
-        let from = NameAddr::parse(self.text(from)).map_err(MessageFault::From)?;
-        let to = NameAddr::parse(self.text(to)).map_err(MessageFault::To)?;
+        let from = parse_party(self.text(from)).map_err(MessageFault::From)?;
+        let to = parse_party(self.text(to)).map_err(MessageFault::To)?;
         let id = self.text(call_id);
         if id.is_empty() || !id.bytes().all(|b| b.is_ascii_graphic()) {
             return Err(MessageFault::CallId);

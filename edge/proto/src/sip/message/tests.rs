@@ -241,6 +241,11 @@ fn mandatory_headers() {
     assert_eq!(fault(&no_via), MessageFault::Missing(HeaderName::Via));
     let bad = fault(&REQUEST.replace("<sip:b@example.net>", "<sip:b@example.net"));
     assert!(matches!(bad, MessageFault::To(_)));
+    for tag in ["tag", "tag=\"\"", "tag=\"a b\"", "tag=[::1]"] {
+        let bad = fault(&REQUEST.replace("tag=f1", tag));
+        let value = NameAddrError::Param(crate::sip::uri::ParamError::Value);
+        assert_eq!(bad, MessageFault::From(value), "{tag}");
+    }
     assert_eq!(
         &parse(&REQUEST.replace("l: 4\r\n", "")).unwrap().body()[..],
         b"bodytrailing"

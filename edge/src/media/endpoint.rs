@@ -52,6 +52,8 @@ pub struct Endpoint {
     /// Errors since the last packet.
     failures: u32,
     closing: bool,
+    /// Counted as connected.
+    exclusive: bool,
     /// A visit is planned.
     pub planned: bool,
 }
@@ -76,6 +78,7 @@ impl Endpoint {
             settled_at: Instant::ZERO,
             failures: 0,
             closing: false,
+            exclusive: false,
             planned: false,
         }
     }
@@ -117,10 +120,7 @@ impl Endpoint {
     }
 
     /// The armed receive ended with `result` (a count, or a negative errno); [`Endpoint::steer`] arms the next.
-    pub fn ended(&mut self, now: Instant, result: i32, counters: &MediaCounters) {
-        if self.armed == Armed::Connected {
-            counters.connected_sockets.subtract(1);
-        }
+    pub fn ended(&mut self, now: Instant, result: i32) {
         self.armed = Armed::No;
         self.cancelling = false;
         match -result {
@@ -135,6 +135,11 @@ impl Endpoint {
         }
     }
 
+    /// The cancellation found nothing, or could not end it. If the receive is armed yet, it is cancelled again.
+    pub fn cancel_failed(&mut self) {
+        self.cancelling = false;
+    }
+
     /// Takes the next step towards what is wanted. Returns when to call again if nothing happens before.
     pub fn steer(
         &mut self,
@@ -142,7 +147,15 @@ impl Endpoint {
         ring: &mut Ring,
         counters: &MediaCounters,
     ) -> Option<Instant> {
-        match self.step(now, ring, counters) {
+        let again = self.step(now, ring, counters);
+        let exclusive = self.armed == Armed::Connected;
+        match (self.exclusive, exclusive) {
+            (false, true) => counters.connected_sockets.add(1),
+            (true, false) => counters.connected_sockets.subtract(1),
+            _ => {}
+        }
+        self.exclusive = exclusive;
+        match again {
             Ok(again) => again,
             Err(_) => {
                 counters.socket_errors.add(1);
@@ -188,17 +201,12 @@ impl Endpoint {
                     self.failures = 0;
                 }
                 self.reconnect(now, counters)?;
-                self.arm(now, ring, counters)
+                self.arm(now, ring)
             }
         }
     }
 
-    fn arm(
-        &mut self,
-        now: Instant,
-        ring: &mut Ring,
-        counters: &MediaCounters,
-    ) -> io::Result<Option<Instant>> {
+    fn arm(&mut self, now: Instant, ring: &mut Ring) -> io::Result<Option<Instant>> {
         if self.connected.is_some() && !self.clean && now >= self.settled_at {
             self.clean = !self.socket.has_input();
             if !self.clean {
@@ -209,7 +217,6 @@ impl Endpoint {
         if self.connected.is_some() && self.clean {
             ring.receive(self.file, self.token(Kind::Receive))?;
             self.armed = Armed::Connected;
-            counters.connected_sockets.add(1);
             return Ok(None);
         }
         ring.receive_from(self.file, self.token(Kind::ReceiveFrom))?;

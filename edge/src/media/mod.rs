@@ -65,6 +65,6 @@ pub struct Setup {
     pub commands: Receiver<MediaCommand>,
     pub events: Sender<MediaEvent>,
     pub counters: Arc<MediaCounters>,
-    /// Set it, then call the commands' waker: [`Worker::run`] closes every socket and returns.
+    /// Set it, then wake the commands' waker: [`Worker::run`] closes every socket and returns.
     pub stop: Arc<AtomicBool>,
 }

@@ -140,10 +140,6 @@ impl Worker {
             self.complete(now, completion);
         }
         self.batch = batch;
-        if !self.ended.is_empty() || !self.commands.is_empty() {
-            // Buffers come back before receives are armed, and what was decided leaves before a command changes the decision.
-            self.ring.submit();
-        }
         self.rearm(now);
         self.take_commands(now);
         self.relay.handle_timeout(now);
@@ -180,7 +176,7 @@ impl Worker {
                 self.counters.send_errors.add(1);
                 self.counters.drop_packet(DropReason::SendFailed);
             }
-            Kind::Cancel => {}
+            Kind::Cancel => self.cancel_failed(token),
             Kind::ReceiveFrom | Kind::Receive => {
                 if let Some(buffer) = buffer {
                     match usize::try_from(result) {
@@ -200,7 +196,15 @@ impl Worker {
             self.counters.buffers_exhausted.add(1);
         }
         if let Some(endpoint) = endpoint(&mut self.flows, token.allocation, token.component) {
-            endpoint.ended(now, result, &self.counters);
+            endpoint.ended(now, result);
+            self.ended.push((token.allocation, token.component));
+        }
+    }
+
+    /// Nothing was there to be cancelled, or not yet: the endpoint looks again at what it wants.
+    fn cancel_failed(&mut self, token: Token) {
+        if let Some(endpoint) = endpoint(&mut self.flows, token.allocation, token.component) {
+            endpoint.cancel_failed();
             self.ended.push((token.allocation, token.component));
         }
     }
@@ -308,6 +312,11 @@ impl Worker {
     }
 
     fn rearm(&mut self, now: Instant) {
+        if self.ended.is_empty() {
+            return;
+        }
+        // The buffers of this turn come back first.
+        self.ring.submit();
         let mut ended = std::mem::take(&mut self.ended);
         for (allocation, component) in ended.drain(..) {
             self.steer(now, allocation, component);
@@ -347,13 +356,18 @@ impl Worker {
     }
 
     fn take_commands(&mut self, now: Instant) {
-        for _ in 0..COMMANDS_PER_TURN {
+        for taken in 0..COMMANDS_PER_TURN {
             if !self.backlog.is_empty() {
                 return;
             }
             let Some(command) = self.commands.try_recv() else {
                 return;
             };
+            if taken == 0 {
+                // What was decided leaves before a command changes the decision: who was told that a bridge is gone hears
+                // nothing after that.
+                self.ring.submit();
+            }
             self.relay.handle(now, command);
             self.carry_out(now);
         }

@@ -1,0 +1,86 @@
+//! Nothing per packet allocates.
+
+#[path = "media_relay/bench.rs"]
+#[allow(dead_code)]
+mod bench;
+
+use bench::{Bench, Party, V4, conversation, talk};
+use edge_proto::relay::{Component, DropReason};
+use sip_edge::media::MediaOptions;
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Counts what threads that asked for it allocate.
+struct Counting;
+
+static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
+
+thread_local! {
+    static COUNTED: Cell<bool> = const { Cell::new(false) };
+}
+
+impl Counting {
+    fn count() {
+        // A thread that is ending has no thread-locals any more.
+        if COUNTED.try_with(Cell::get).unwrap_or(false) {
+            ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+// SAFETY: every call is passed on to the system's allocator unchanged.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        Counting::count();
+        // SAFETY: the caller keeps alloc's contract.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        // SAFETY: the caller keeps dealloc's contract, and `pointer` came from `System`.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+
+    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        Counting::count();
+        // SAFETY: the caller keeps realloc's contract, and `pointer` came from `System`.
+        unsafe { System.realloc(pointer, layout, size) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+#[test]
+fn relaying_and_dropping_allocate_nothing() {
+    let options = MediaOptions {
+        allocations: 8,
+        ..MediaOptions::default()
+    };
+    let mut bench = Bench::start(options, || COUNTED.set(true));
+    let (a, b) = (Party::new("caller", V4), Party::new("human", V4));
+    let (leg_a, leg_b) = conversation(&mut bench, &a, &b);
+    assert!(
+        ALLOCATIONS.load(Ordering::Relaxed) > 0,
+        "set-up allocates, so the count works"
+    );
+    let talk_and_attack = |number| {
+        a.raw(Component::Rtp, leg_a.rtp, b"not RTP");
+        a.raw(Component::Rtp, leg_a.rtp, &a.packet(8, 1));
+        talk(&a, leg_a, &b, leg_b, number);
+    };
+    // While the sockets tell sources, as far as that lasts; then connected.
+    for connected in [false, true] {
+        if connected {
+            bench.wait_connected(2);
+        }
+        talk_and_attack(1);
+        let before = ALLOCATIONS.load(Ordering::Relaxed);
+        for number in 2..2000 {
+            talk_and_attack(number);
+        }
+        assert_eq!(ALLOCATIONS.load(Ordering::Relaxed), before);
+    }
+    assert!(bench.dropped(DropReason::NotRtp) >= 3998);
+}

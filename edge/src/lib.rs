@@ -10,6 +10,7 @@ pub mod clock;
 pub mod config;
 pub mod control;
 pub mod handoff;
+pub mod log;
 pub mod media;
 pub mod metrics;
 pub mod reporter;

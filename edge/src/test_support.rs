@@ -12,8 +12,10 @@ use edge_proto::id::{ListenerId, TrunkId};
 use edge_proto::relay::{DirectionStats, MediaStats};
 use edge_proto::time::{Duration, Instant};
 use edge_proto::trunk::AllowTable;
+use std::io::Write;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
+use tracing_subscriber::fmt::MakeWriter;
 
 /// The password of every trunk in [`config`]; must never be seen anywhere.
 pub const PASSWORD: &str = "hunter2-do-not-print";
@@ -282,4 +284,33 @@ pub fn call_with_transfer() -> Vec<Event> {
             },
         ),
     ]
+}
+
+/// Takes log lines into memory.
+#[derive(Clone, Default)]
+pub struct LogSink(Arc<Mutex<Vec<u8>>>);
+
+impl LogSink {
+    pub fn text(&self) -> String {
+        let bytes = self.0.lock().expect("no panic").clone();
+        String::from_utf8(bytes).expect("log lines are text")
+    }
+}
+
+impl Write for LogSink {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().expect("no panic").write(bytes)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+impl<'a> MakeWriter<'a> for LogSink {
+    type Writer = LogSink;
+
+    fn make_writer(&'a self) -> LogSink {
+        self.clone()
+    }
 }

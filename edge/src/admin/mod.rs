@@ -14,6 +14,7 @@ mod error;
 mod routes;
 mod server;
 mod stream;
+mod supervised;
 mod token;
 mod view;
 
@@ -24,7 +25,6 @@ use edge_proto::config::Config;
 use serde::{Deserialize, Serialize};
 use std::io;
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 /// What the supervisor lets the admin API see and do. Called from the admin thread or a helper of it.
@@ -39,8 +39,8 @@ pub trait EdgeControl: Send + Sync + 'static {
     /// means that nothing has changed, and says why.
     fn reload(&self) -> Result<ReloadReport, String>;
 
-    /// Refuses new calls from now on. Returns at once; calls under way go on.
-    fn drain(&self);
+    /// Refuses new calls from now on. Returns at once; calls under way go on. An error means that it was not even noted.
+    fn drain(&self) -> Result<(), String>;
 }
 
 /// Answer of `/readyz`.
@@ -66,14 +66,6 @@ pub struct ReloadReport {
     pub needs_restart: Vec<String>,
     #[serde(default)]
     pub warnings: Vec<String>,
-}
-
-/// `[admin]`.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct AdminOptions {
-    pub address: SocketAddr,
-    /// Holds the bearer token; generated (0640) when the file does not exist.
-    pub token_file: PathBuf,
 }
 
 /// Why the admin API cannot start.

@@ -274,12 +274,12 @@ struct Draining {
     active: usize,
 }
 
-async fn drain(_: Operator, State(api): State<Api>) -> Response {
+async fn drain(_: Operator, State(api): State<Api>) -> Result<Response, ApiError> {
     tracing::info!("drain requested through the admin API");
-    api.control.drain();
+    api.control.drain().map_err(|e| ApiError::busy(&e))?;
     let answer = Draining {
         draining: true,
         active: api.shared.book().active_calls(),
     };
-    (StatusCode::ACCEPTED, Json(answer)).into_response()
+    Ok((StatusCode::ACCEPTED, Json(answer)).into_response())
 }

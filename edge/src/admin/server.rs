@@ -3,8 +3,9 @@
 use super::access::Guard;
 use super::routes::{Api, router};
 use super::stream::MAX_STREAMS;
-use super::{AdminError, AdminOptions, EdgeControl, Token};
+use super::{AdminError, EdgeControl, Token};
 use crate::clock::Clock;
+use crate::config::AdminSettings;
 use crate::metrics::Metrics;
 use crate::reporter::Shared;
 use axum::Router;
@@ -46,7 +47,7 @@ impl AdminStop {
 impl AdminServer {
     /// Reads or makes the token and binds the listener, so that what is wrong shows before any call is taken.
     pub fn bind(
-        options: &AdminOptions,
+        options: &AdminSettings,
         clock: Clock,
         shared: Arc<Shared>,
         metrics: Arc<Metrics>,

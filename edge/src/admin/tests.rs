@@ -6,6 +6,7 @@ mod ctl;
 use super::*;
 use crate::cdr::CdrWriter;
 use crate::clock::Clock;
+use crate::config::AdminSettings;
 use crate::handoff::bounded;
 use crate::metrics::Metrics;
 use crate::reporter::{BookLimits, Reporter, ReporterOptions};
@@ -44,8 +45,9 @@ impl EdgeControl for FakeEdge {
         self.reload.lock().expect("no panic").clone()
     }
 
-    fn drain(&self) {
+    fn drain(&self) -> Result<(), String> {
         *self.drained.lock().expect("no panic") = true;
+        Ok(())
     }
 }
 
@@ -112,7 +114,7 @@ impl Scene {
             gate: Mutex::new(None),
             drained: Mutex::new(false),
         });
-        let options = AdminOptions {
+        let options = AdminSettings {
             address: address.parse().expect("an address"),
             token_file: dir.path().join("admin.token"),
         };

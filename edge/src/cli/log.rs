@@ -1,7 +1,6 @@
 //! Where the log goes: standard error, as text or as JSON lines.
 
 use clap::{Args, ValueEnum};
-use std::io::{self, IsTerminal};
 use tracing_subscriber::EnvFilter;
 
 /// How to log.
@@ -33,14 +32,9 @@ impl LogArgs {
     pub fn install(&self) -> Result<(), String> {
         let filter = EnvFilter::try_new(&self.log)
             .map_err(|error| format!("--log {:?}: {error}", self.log))?;
-        let log = tracing_subscriber::fmt()
-            .with_env_filter(filter)
-            .with_writer(io::stderr)
-            .with_ansi(io::stderr().is_terminal());
-        let installed = match self.log_format {
-            LogFormat::Text => log.try_init(),
-            LogFormat::Json => log.json().try_init(),
-        };
-        installed.map_err(|error| error.to_string())
+        match self.log_format {
+            LogFormat::Text => crate::log::text(filter),
+            LogFormat::Json => crate::log::json(filter),
+        }
     }
 }

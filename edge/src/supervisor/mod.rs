@@ -18,6 +18,7 @@ mod threads;
 pub use cores::{CoresError, cpus, raise_open_files};
 pub use handle::{Phase, Reloaded, RequestError, SupervisorHandle};
 
+use crate::admin::AdminError;
 use crate::cdr::CdrError;
 use crate::config::Settings;
 use crate::control::ControlCommand;
@@ -41,8 +42,8 @@ pub enum RunError {
     Listen(#[from] ListenError),
     #[error(transparent)]
     Cdr(#[from] CdrError),
-    #[error("the admin server cannot start: {0}")]
-    Admin(String),
+    #[error(transparent)]
+    Admin(#[from] AdminError),
     #[error("metrics: {0}")]
     Metrics(#[from] prometheus::Error),
     #[error("not ready within {0:?}")]

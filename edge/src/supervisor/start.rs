@@ -4,6 +4,7 @@ use super::RunError;
 use super::cores::{cpus, raise_open_files};
 use super::handle::SupervisorHandle;
 use super::threads::Threads;
+use crate::admin::{AdminServer, AdminStop};
 use crate::cdr::CdrWriter;
 use crate::clock::Clock;
 use crate::config::Settings;
@@ -53,6 +54,7 @@ pub(super) struct Running {
     pub metrics: Arc<Metrics>,
     pub threads: Threads,
     reporter: ReporterStop,
+    admin: Option<AdminStop>,
 }
 
 /// The sockets of one core's listeners.
@@ -93,6 +95,7 @@ impl Running {
             metrics,
             threads: Threads::new(),
             reporter: reporter.stopper(),
+            admin: None,
         };
         let shared = reporter.shared();
         running.threads.spawn("reporter", None, move || {
@@ -101,7 +104,7 @@ impl Running {
         let outcome = async {
             let ready = running.start_cores(&cpus, sockets, clock, &events)?;
             running.wait_until_ready(ready, 2 * cpus.len()).await?;
-            running.start_admin(handle, shared)
+            running.start_admin(handle, shared, clock)
         }
         .await;
         match outcome {
@@ -269,10 +272,22 @@ impl Running {
 
     fn start_admin(
         &mut self,
-        _handle: &SupervisorHandle,
-        _shared: Arc<Shared>,
+        handle: &SupervisorHandle,
+        shared: Arc<Shared>,
+        clock: Clock,
     ) -> Result<(), RunError> {
-        Ok(())
+        let control = Arc::new(handle.clone());
+        let metrics = self.metrics.clone();
+        let server = AdminServer::bind(&self.settings.admin, clock, shared, metrics, control)?;
+        self.admin = Some(server.stopper());
+        tracing::info!(
+            address = %self.settings.admin.address,
+            token_file = %self.settings.admin.token_file.display(),
+            "admin API"
+        );
+        self.threads.spawn("admin", None, move || {
+            server.run().map_err(|error| error.to_string())
+        })
     }
 
     pub(super) fn log_listeners(&self) {
@@ -304,6 +319,10 @@ impl Running {
             core.media_waker.wake();
         }
         self.threads.wait_for("media-", STOP).await;
+        if let Some(admin) = self.admin.take() {
+            admin.stop();
+            self.threads.wait_for("admin", STOP).await;
+        }
         self.reporter.stop();
         self.threads.wait_for("reporter", STOP).await;
     }

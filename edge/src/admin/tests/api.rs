@@ -515,11 +515,11 @@ fn what_cannot_start_says_why() {
     let scene = Scene::new();
     let config = Arc::new(crate::test_support::config());
     let metrics = Arc::new(Metrics::new(&config).expect("valid names"));
-    let mut options = AdminOptions {
+    let mut options = AdminSettings {
         address: scene.address,
         token_file: scene.token_file(),
     };
-    let bind = |options: &AdminOptions| {
+    let bind = |options: &AdminSettings| {
         let shared = scene.reporter.shared();
         let error = AdminServer::bind(
             options,

@@ -64,6 +64,7 @@ pub(super) fn settings(
     };
     overlap::check(sink, &protocol, &raw.trunks);
     transfer::cross_check(sink, &protocol, &raw.trunks);
+    let cdr_path = path_or(base, &raw.cdr_path, "cdr.jsonl");
     Some(Settings {
         file: file.to_owned(),
         protocol: Arc::new(protocol),
@@ -78,9 +79,13 @@ pub(super) fn settings(
         access,
         admin: AdminSettings {
             address: value_or(&raw.admin.address, DEFAULT_ADMIN),
-            token_file: path_or(base, &raw.admin.token_file, "admin.token"),
+            // Beside the CDR file: a directory that the service may write and that outlives it.
+            token_file: raw.admin.token_file.as_ref().map_or_else(
+                || cdr_path.with_file_name("admin.token"),
+                |found| base.join(&found.value),
+            ),
         },
-        cdr_path: path_or(base, &raw.cdr_path, "cdr.jsonl"),
+        cdr_path,
         dns_servers: raw.dns_servers.iter().map(|server| server.value).collect(),
         warnings: Vec::new(),
     })

@@ -1,37 +1,17 @@
 use super::*;
-use crate::test_support::{CALL, PASSWORD, call_with_transfer, config};
-use std::io::Write;
+use crate::test_support::{CALL, LogSink, PASSWORD, call_with_transfer, config};
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex};
-use tracing_subscriber::fmt::MakeWriter;
 
 /// Everything that is logged in `run`, at every level.
 fn logged(run: impl FnOnce()) -> String {
-    #[derive(Clone, Default)]
-    struct Sink(Arc<Mutex<Vec<u8>>>);
-    impl Write for Sink {
-        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-            self.0.lock().expect("no panic").write(bytes)
-        }
-        fn flush(&mut self) -> std::io::Result<()> {
-            Ok(())
-        }
-    }
-    impl<'a> MakeWriter<'a> for Sink {
-        type Writer = Sink;
-        fn make_writer(&'a self) -> Sink {
-            self.clone()
-        }
-    }
-    let sink = Sink::default();
+    let sink = LogSink::default();
     let subscriber = tracing_subscriber::fmt()
         .with_max_level(tracing::Level::TRACE)
         .with_ansi(false)
         .with_writer(sink.clone())
         .finish();
     tracing::subscriber::with_default(subscriber, run);
-    let bytes = sink.0.lock().expect("no panic").clone();
-    String::from_utf8(bytes).expect("text")
+    sink.text()
 }
 
 fn stranger(ms: u64) -> Event {

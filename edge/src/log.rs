@@ -1,0 +1,113 @@
+//! Where log lines go: stderr, in the form that whoever reads stderr likes best.
+
+use std::fmt;
+use std::io::{self, IsTerminal};
+use std::os::unix::fs::MetadataExt;
+use tracing::{Event, Level, Subscriber};
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::format::{Format, Full, Writer};
+use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
+use tracing_subscriber::registry::LookupSpan;
+
+/// Logs text from here on: with priorities for the journal, with colours for a terminal. Fails when something logs already.
+pub fn text(filter: EnvFilter) -> Result<(), String> {
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr);
+    let started = if stderr_is_journal() {
+        log.event_format(Journal::default()).try_init()
+    } else {
+        log.with_ansi(io::stderr().is_terminal()).try_init()
+    };
+    started.map_err(|error| error.to_string())
+}
+
+/// Logs JSON lines from here on. Fails when something logs already.
+pub fn json(filter: EnvFilter) -> Result<(), String> {
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .json()
+        .try_init()
+        .map_err(|error| error.to_string())
+}
+
+/// Whether systemd connected stderr to the journal: `JOURNAL_STREAM` names its device and inode (systemd.exec(5)).
+fn stderr_is_journal() -> bool {
+    let Ok(named) = std::env::var("JOURNAL_STREAM") else {
+        return false;
+    };
+    std::fs::metadata("/proc/self/fd/2")
+        .is_ok_and(|stderr| named == format!("{}:{}", stderr.dev(), stderr.ino()))
+}
+
+/// Lines for the journal: the priority as sd-daemon(3) wants it; the time is the journal's own.
+struct Journal(Format<Full, ()>);
+
+impl Default for Journal {
+    fn default() -> Self {
+        Journal(
+            tracing_subscriber::fmt::format()
+                .without_time()
+                .with_level(false)
+                .with_ansi(false),
+        )
+    }
+}
+
+impl<S, N> FormatEvent<S, N> for Journal
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+{
+    fn format_event(
+        &self,
+        context: &FmtContext<'_, S, N>,
+        mut writer: Writer<'_>,
+        event: &Event<'_>,
+    ) -> fmt::Result {
+        write!(writer, "<{}>", priority(event.metadata().level()))?;
+        self.0.format_event(context, writer, event)
+    }
+}
+
+/// syslog(3).
+fn priority(level: &Level) -> u8 {
+    match *level {
+        Level::ERROR => 3,
+        Level::WARN => 4,
+        Level::INFO => 6,
+        _ => 7,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::test_support::LogSink;
+
+    #[test]
+    fn the_journal_gets_priorities_and_no_times() {
+        let sink = LogSink::default();
+        let subscriber = tracing_subscriber::fmt()
+            .with_writer(sink.clone())
+            .event_format(Journal::default())
+            .finish();
+        tracing::subscriber::with_default(subscriber, || {
+            tracing::error!("broken");
+            tracing::info!(call = "abc", "started");
+        });
+        let text = sink.text();
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines.len(), 2, "{text}");
+        assert!(
+            lines[0].starts_with("<3>") && lines[0].ends_with("broken"),
+            "{text}"
+        );
+        assert!(
+            lines[1].starts_with("<6>") && lines[1].contains("call=\"abc\""),
+            "{text}"
+        );
+        assert!(!text.contains("20"), "{text}");
+    }
+}

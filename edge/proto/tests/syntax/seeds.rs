@@ -3,9 +3,11 @@
 use crate::fuzz;
 use std::path::Path;
 
+type Target = fn(&[u8]);
+
 #[test]
 fn every_seed_holds() {
-    let targets: [(&str, fn(&[u8])); 3] = [
+    let targets: [(&str, Target); 3] = [
         ("message", fuzz::message),
         ("uri", fuzz::uri),
         ("name_addr", fuzz::name_addr),

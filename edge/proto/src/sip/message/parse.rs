@@ -92,9 +92,8 @@ struct Scan {
 /// Finds the end of the head. Lines end in CRLF and nothing else.
 fn scan(raw: &[u8]) -> Result<Scan, MessageFault> {
     let mut has_folds = false;
-    let mut lines = 0;
     let mut line_start = 0;
-    for line_feed in memchr_iter(b'\n', raw) {
+    for (lines, line_feed) in memchr_iter(b'\n', raw).enumerate() {
         let line = raw.get(line_start..line_feed).unwrap_or_default();
         let line = line
             .strip_suffix(b"\r")
@@ -113,7 +112,6 @@ fn scan(raw: &[u8]) -> Result<Scan, MessageFault> {
             _ => {}
         }
         check_characters(line)?;
-        lines += 1;
     }
     Err(MessageFault::Unfinished)
 }

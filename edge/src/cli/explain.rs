@@ -4,8 +4,8 @@ use super::ConfigArgs;
 use crate::config::load;
 use clap::Args;
 use edge_proto::call::policy::{
-    AuthOutcome, CopiedHeaders, HeaderSources, ReferFacts, ReferStep, ReferVerdict, Target,
-    Transferee, as_refer_to, check_refer, copy_headers, evaluate_fallback, other_parties,
+    CopiedHeaders, DryRun, HeaderSources, ReferStep, ReferVerdict, Target, copy_headers,
+    evaluate_fallback,
 };
 use edge_proto::config::{Config, Trunk};
 use serde::Serialize;
@@ -114,7 +114,13 @@ pub(super) fn run(args: &ReferArgs) -> ExitCode {
 }
 
 fn explain(config: &Config, trunk: &Trunk, args: &ReferArgs) -> Explanation {
-    let verdict = judge(config, trunk, args);
+    let question = DryRun {
+        transferor: trunk,
+        refer_to: &args.refer_to,
+        source: args.source,
+        transfers_done: args.transfers_done,
+    };
+    let verdict = question.judge(config);
     let (status, cause, call) = match &verdict.result {
         Ok(target) => (202, None, Some(new_call(config, trunk, target, args))),
         Err(refusal) => (refusal.status, Some(refusal.cause.as_str()), None),
@@ -125,56 +131,14 @@ fn explain(config: &Config, trunk: &Trunk, args: &ReferArgs) -> Explanation {
         accepted: verdict.result.is_ok(),
         status,
         cause,
-        steps: steps(&verdict, args),
+        steps: steps(&verdict, &question),
         call,
     }
 }
 
-/// The live policy function on supposed facts: once for each trunk that the other party of the call may be on; the first
-/// refusal counts.
-fn judge(config: &Config, trunk: &Trunk, args: &ReferArgs) -> ReferVerdict {
-    let refer_to = as_refer_to(&args.refer_to);
-    let check = |transferee: Transferee| {
-        let facts = ReferFacts {
-            transferor: Some(trunk),
-            source_allowed: args
-                .source
-                .is_none_or(|source| lists(config, trunk, source)),
-            answered: true,
-            transfer_pending: false,
-            transfers_done: args.transfers_done,
-            refers_tried: args.transfers_done,
-            refer_to: &[&refer_to],
-            transferee,
-        };
-        check_refer(config, &facts, &mut || AuthOutcome::Assumed)
-    };
-    let mut verdicts = other_parties(config, trunk)
-        .map(|other| check(Transferee::possible(config, other)))
-        .peekable();
-    if verdicts.peek().is_none() {
-        return check(Transferee::possible(config, trunk));
-    }
-    let refused = |verdict: &ReferVerdict| verdict.result.is_err();
-    let all: Vec<ReferVerdict> = verdicts.collect();
-    let worst = all.iter().position(refused).unwrap_or_default();
-    let mut all = all;
-    all.swap_remove(worst)
-}
-
-fn lists(config: &Config, trunk: &Trunk, source: IpAddr) -> bool {
-    let mut listeners = trunk.listen.iter();
-    listeners.any(|&listener| config.allow.lookup(listener, source).contains(trunk.id))
-}
-
-fn steps(verdict: &ReferVerdict, args: &ReferArgs) -> Vec<Step> {
+fn steps(verdict: &ReferVerdict, question: &DryRun<'_>) -> Vec<Step> {
     let explain = |step: ReferStep| {
         let result = verdict.steps.iter().find(|result| result.step == step);
-        let supposed = match step {
-            ReferStep::Dialog | ReferStep::Answered | ReferStep::NonePending => true,
-            ReferStep::Source => args.source.is_none(),
-            _ => false,
-        };
         Step {
             question: step.question(),
             answer: match result {
@@ -182,7 +146,7 @@ fn steps(verdict: &ReferVerdict, args: &ReferArgs) -> Vec<Step> {
                 Some(_) => "no",
                 None => "not asked",
             },
-            supposed: supposed && result.is_some(),
+            supposed: question.supposes(step) && result.is_some(),
             detail: result
                 .map(|result| result.detail.clone())
                 .unwrap_or_default(),

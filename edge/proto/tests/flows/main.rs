@@ -2,6 +2,7 @@
 //! and with four control threads.
 
 mod access;
+mod agreement;
 mod basic;
 mod harness;
 mod transfer;

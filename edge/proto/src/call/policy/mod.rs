@@ -3,6 +3,7 @@
 //! Pure functions of the configuration and of plain facts. The live call and `sip-edge explain` ask the same ones, so a dry
 //! run cannot say anything else than the edge would do.
 
+mod dry_run;
 mod family;
 mod glob;
 mod headers;
@@ -11,6 +12,7 @@ mod refer;
 mod route;
 mod target;
 
+pub use dry_run::DryRun;
 pub use family::{Families, FamilyMismatch, Transferee, family_check, other_parties};
 pub use glob::Glob;
 pub use headers::{

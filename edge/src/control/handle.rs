@@ -17,6 +17,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use tokio::sync::Notify;
 
 /// The thread's handle to its driver. Every method returns with the driver at rest; none is held across an await.
@@ -289,6 +290,8 @@ impl<P: Protocol> Control<P> {
             driver.draining = true;
             driver.inputs.push_back(Input::Drain);
         });
+        let status = self.0.borrow().parts.status.clone();
+        status.draining.store(true, Ordering::Release);
     }
 
     /// Closes everything; returns when the last connection is flushed and closed, or its linger time is over.

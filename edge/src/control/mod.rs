@@ -94,6 +94,8 @@ pub enum ControlCommand {
 /// What other threads may know about a control thread. Counters only grow.
 #[derive(Debug, Default)]
 pub struct CoreStatus {
+    /// New calls are refused.
+    pub draining: AtomicBool,
     /// While draining: no call is left.
     pub idle: AtomicBool,
     /// Connections that are open now, whoever opened them.

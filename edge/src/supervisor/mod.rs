@@ -21,7 +21,6 @@ pub use handle::{Phase, Reloaded, RequestError, SupervisorHandle};
 use crate::admin::AdminError;
 use crate::cdr::CdrError;
 use crate::config::Settings;
-use crate::control::ControlCommand;
 use crate::control::listener::ListenError;
 use handle::Request;
 use start::Running;
@@ -172,11 +171,11 @@ impl Running {
         if handle.phase() == Phase::Draining {
             return;
         }
-        tracing::info!("draining: new calls are refused, the process ends with the last call");
         handle.enter(Phase::Draining);
         self.metrics.set_state(false, true);
         for core in &self.cores {
-            core.command(ControlCommand::Drain).await;
+            core.drain().await;
         }
+        tracing::info!("draining: new calls are refused, the process ends with the last call");
     }
 }

@@ -337,6 +337,19 @@ struct Media {
 }
 
 impl Core {
+    /// Returns when the core refuses new calls.
+    pub(super) async fn drain(&self) {
+        self.command(ControlCommand::Drain).await;
+        let refuses = async {
+            while !self.status.draining.load(Ordering::Acquire) {
+                tokio::time::sleep(RETRY).await;
+            }
+        };
+        if tokio::time::timeout(STOP, refuses).await.is_err() {
+            tracing::error!(core = %self.id, "the control thread does not drain");
+        }
+    }
+
     /// Hands over a command, waiting for room for a while; a thread that takes none for so long is stuck.
     pub(super) async fn command(&self, mut command: ControlCommand) {
         let deadline = tokio::time::Instant::now() + STOP;

@@ -266,7 +266,7 @@ impl ResponseBuilder {
         builder.to = Some(To {
             text: request.to.clone(),
             // What cannot be parsed gets no tag put to it.
-            has_tag: NameAddr::parse(&request.to).map_or(true, |to| to.tag().is_some()),
+            has_tag: NameAddr::parse(&request.to).map_or(true, |to| to.params.contains("tag")),
         });
         builder
             .header(HeaderName::From, &request.from)
@@ -421,8 +421,18 @@ mod tests {
             .build();
         assert_eq!(
             core::str::from_utf8(&response).unwrap(),
-            "SIP/2.0 400 Bad Request\r\nVia: SIP/2.0/UDP h;branch=1\r\nVia: SIP/2.0/UDP i\r\nTo: <sip:b@h>\r\n\
+            "SIP/2.0 400 Bad Request\r\nVia: SIP/2.0/UDP h;branch=1\r\nVia: SIP/2.0/UDP i\r\nTo: <sip:b@h>;tag=t\r\n\
              From: \"x <sip:a@h>\r\nCall-ID: 1\r\nCSeq: 1 INVITE\r\nContent-Length: 0\r\n\r\n"
         );
+        // A To that already says something about a tag, or cannot be read, is copied as it is.
+        for to in ["<sip:b@h>;tag=x", "<sip:b@h>;tag", "<sip:b@h"] {
+            let hint = ResponseHint {
+                to: to.to_owned(),
+                ..hint.clone()
+            };
+            let response = ResponseBuilder::to_hint(&hint, 400).to_tag("t").build();
+            let line = format!("\r\nTo: {to}\r\n");
+            assert!(core::str::from_utf8(&response).unwrap().contains(&line));
+        }
     }
 }

@@ -238,43 +238,16 @@ impl Run {
                 model.unbridge(slot);
             }
             Step::SetRemote(slot, rtp, rtcp, signalling) => {
-                let remote = RemoteMedia {
-                    rtp,
-                    rtcp,
-                    signalling: signalling.ip(),
-                };
-                bench.command(MediaCommand::SetRemote {
-                    allocation: model.id(slot),
-                    remote,
-                });
-                if let Some(said) = model.open.get_mut(&slot)
-                    && said.remote != Some(remote)
-                {
-                    for (component, address) in Component::ALL.into_iter().zip([rtp, rtcp]) {
-                        let before = said.remote.map(|r| [r.rtp, r.rtcp][component.index()]);
-                        if let Some(source) = said.source(component) {
-                            said.former[component.index()] = (before != Some(address))
-                                .then(|| (source, bench.now + Duration::from_secs(2)));
-                        }
-                    }
-                    said.remote = Some(remote);
-                    said.accepted.clear();
-                }
+                self.set_remote(
+                    slot,
+                    RemoteMedia {
+                        rtp,
+                        rtcp,
+                        signalling: signalling.ip(),
+                    },
+                );
             }
-            Step::Bridge(a, b, mute_a, mute_b) => {
-                bench.command(MediaCommand::Bridge {
-                    a: model.id(a),
-                    b: model.id(b),
-                    a_to_b: (!mute_a).then(map),
-                    b_to_a: (!mute_b).then(map),
-                });
-                model.unbridge(a);
-                model.unbridge(b);
-                if a != b && model.open.contains_key(&a) && model.open.contains_key(&b) {
-                    model.directions.insert((a, b), mute_a);
-                    model.directions.insert((b, a), mute_b);
-                }
-            }
+            Step::Bridge(a, b, mute_a, mute_b) => self.bridge((a, mute_a), (b, mute_b)),
             Step::Unbridge(slot) => {
                 bench.command(MediaCommand::Unbridge {
                     allocation: model.id(slot),
@@ -287,6 +260,43 @@ impl Run {
             }
         }
         Ok(())
+    }
+
+    fn set_remote(&mut self, slot: u32, remote: RemoteMedia) {
+        let Run { bench, model, .. } = self;
+        bench.command(MediaCommand::SetRemote {
+            allocation: model.id(slot),
+            remote,
+        });
+        if let Some(said) = model.open.get_mut(&slot)
+            && said.remote != Some(remote)
+        {
+            for (component, address) in Component::ALL.into_iter().zip([remote.rtp, remote.rtcp]) {
+                let before = said.remote.map(|r| [r.rtp, r.rtcp][component.index()]);
+                if let Some(source) = said.source(component) {
+                    said.former[component.index()] = (before != Some(address))
+                        .then(|| (source, bench.now + Duration::from_secs(2)));
+                }
+            }
+            said.remote = Some(remote);
+            said.accepted.clear();
+        }
+    }
+
+    fn bridge(&mut self, (a, mute_a): (u32, bool), (b, mute_b): (u32, bool)) {
+        let Run { bench, model, .. } = self;
+        bench.command(MediaCommand::Bridge {
+            a: model.id(a),
+            b: model.id(b),
+            a_to_b: (!mute_a).then(map),
+            b_to_a: (!mute_b).then(map),
+        });
+        model.unbridge(a);
+        model.unbridge(b);
+        if a != b && model.open.contains_key(&a) && model.open.contains_key(&b) {
+            model.directions.insert((a, b), mute_a);
+            model.directions.insert((b, a), mute_b);
+        }
     }
 
     fn packet(

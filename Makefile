@@ -1,0 +1,78 @@
+# The targets a user needs are demo, test and run; each installs the system packages that it misses (Debian, Ubuntu).
+
+CARGO ?= cargo
+SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
+SEEDS ?= 200
+SECONDS_EACH ?= 30
+
+# What building needs, and what the tests and the demo need besides: a package that is missing here makes tests skip, and
+# they say so.
+BUILD_PACKAGES := clang gcc libbpf-dev libc6-dev linux-libc-dev make pkg-config
+TEST_PACKAGES := baresip-core iproute2 openssl prometheus sip-tester stunnel4
+
+.PHONY: help demo test run check-cargo build-packages test-packages lint unit sim fuzz clean
+
+help:
+	@echo "make demo   a call is answered, transferred by REFER and bridged, between real SIPp endpoints on loopback"
+	@echo "make test   everything that CI runs"
+	@echo "make run    the edge in the foreground with config/sip-edge.toml"
+	@echo "make sim    SEEDS=$(SEEDS) seeded simulations of misbehaving peers"
+	@echo "make fuzz   SECONDS_EACH=$(SECONDS_EACH) of each fuzz target (needs cargo-fuzz)"
+
+check-cargo:
+	@command -v $(CARGO) >/dev/null || { \
+	  echo "cargo is missing. Install Rust by rustup (https://rustup.rs), or from your distribution, then run make again."; \
+	  exit 1; }
+
+# Installs what of $(1) dpkg does not know. Where there is no dpkg, says what to install instead. `optional` packages
+# (second argument) may be unavailable.
+define install
+	@if command -v dpkg-query >/dev/null; then \
+	  missing=""; \
+	  for p in $(1); do dpkg-query -W -f='$${Status}' $$p 2>/dev/null | grep -q 'ok installed' || missing="$$missing $$p"; done; \
+	  if [ -n "$$missing" ]; then \
+	    echo "installing:$$missing"; \
+	    $(SUDO) apt-get update -qq && \
+	    DEBIAN_FRONTEND=noninteractive $(SUDO) apt-get install -y -qq --no-install-recommends $$missing >/dev/null; \
+	  fi; \
+	else echo "not a Debian system; needed: $(1)"; fi
+endef
+
+build-packages: check-cargo
+	$(call install,$(BUILD_PACKAGES))
+
+test-packages: build-packages
+	$(call install,$(TEST_PACKAGES))
+
+demo: test-packages
+	$(CARGO) build --quiet --package sip-edge --bin sip-edge --example demo
+	$(CARGO) run --quiet --package sip-edge --example demo
+
+run: build-packages
+	$(CARGO) run --quiet --package sip-edge -- run --config config/sip-edge.toml
+
+test: test-packages lint unit
+
+lint:
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+
+# nextest where it is installed: it gives each test a process of its own and shows what was slow.
+unit:
+	@if $(CARGO) nextest --version >/dev/null 2>&1; then \
+	  $(CARGO) nextest run --workspace --locked --no-fail-fast; \
+	else \
+	  $(CARGO) test --workspace --locked --no-fail-fast; \
+	fi
+	$(CARGO) test --workspace --locked --doc --quiet
+
+sim: check-cargo
+	SEEDS=$(SEEDS) $(CARGO) run --quiet --package edge-sim -- --seeds $(SEEDS)
+
+fuzz: build-packages
+	@$(CARGO) fuzz --version >/dev/null 2>&1 || { echo "cargo-fuzz is missing: cargo install cargo-fuzz"; exit 1; }
+	cd edge/fuzz && for t in $$($(CARGO) fuzz list); do \
+	  $(CARGO) fuzz run -s none $$t seeds/$$t -- -max_total_time=$(SECONDS_EACH) || exit 1; done
+
+clean:
+	$(CARGO) clean

@@ -1,0 +1,263 @@
+//! The daemon under test.
+
+use super::net::Net;
+use super::wait;
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+/// What differs between tests' configurations; the rest is the same for all.
+pub struct EdgeConfig {
+    /// Keys of the AI trunk, TOML lines.
+    pub ai: String,
+    /// Keys of `[trunk.transfer]` of the AI trunk; empty: no such table.
+    pub transfer: String,
+    /// Keys of the agents' trunk.
+    pub agents: String,
+    /// Keys of the carrier's trunk.
+    pub carrier: String,
+    /// Anything else, at the end of the file.
+    pub tail: String,
+    /// Keys of `[edge]`.
+    pub edge: String,
+    /// Keys of `[sip]`.
+    pub sip: String,
+}
+
+impl Default for EdgeConfig {
+    fn default() -> Self {
+        EdgeConfig {
+            ai: "auth = \"ip\"\ndigest_algorithms = [\"MD5\"]\nusername = \"trunk-user\"\npassword = \"s3cret\"".into(),
+            transfer: "max_transfers = 1\nauth = \"digest\"\nvia = \"agents\"\ntargets = [\"+1234567890\"]".into(),
+            agents: "[trunk.present]\nusername = \"edge\"\npassword = \"agents-s3cret\"".into(),
+            carrier: String::new(),
+            tail: String::new(),
+            edge: "cores = [0]\ndomains = [\"edge.example.net\"]".into(),
+            sip: String::new(),
+        }
+    }
+}
+
+impl EdgeConfig {
+    fn toml(&self, net: &Net, dir: &Path) -> String {
+        let host = Net::host;
+        let mask = if net.edge.is_ipv4() { 32 } else { 128 };
+        let transfer = if self.transfer.is_empty() {
+            String::new()
+        } else {
+            format!("[trunk.transfer]\n{}\n", self.transfer)
+        };
+        format!(
+            r#"[edge]
+{edge_keys}
+
+[sip]
+{sip}
+
+[[listen]]
+name = "public"
+transport = "tcp"
+address = "{edge}:5060"
+
+[media]
+addresses = ["{edge_ip}"]
+ports = "20000-29999"
+
+[admin]
+address = "{edge}:9090"
+token_file = "{dir}/token"
+
+[cdr]
+path = "{dir}/cdr.jsonl"
+
+[[trunk]]
+name = "carrier"
+allow = ["{carrier_ip}/{mask}"]
+uri = "sip:{carrier}:5060;transport=tcp"
+{carrier_keys}
+
+[[trunk]]
+name = "ai"
+allow = ["{ai_ip}/{mask}"]
+uri = "sip:{ai}:5070;transport=tcp"
+{ai_keys}
+{transfer}
+[[trunk]]
+name = "agents"
+allow = ["{human_ip}/{mask}"]
+uri = "sip:{human}:5080;transport=tcp"
+{agents_keys}
+
+[[route]]
+from = "carrier"
+number = "+1999*"
+to = "ai"
+
+[[route]]
+from = "ai"
+number = "+44*"
+to = "carrier"
+{tail}
+"#,
+            edge_keys = self.edge,
+            sip = self.sip,
+            edge = host(net.edge),
+            edge_ip = net.edge,
+            carrier = host(net.carrier),
+            carrier_ip = net.carrier,
+            ai = host(net.ai),
+            ai_ip = net.ai,
+            human = host(net.human),
+            human_ip = net.human,
+            carrier_keys = self.carrier,
+            ai_keys = self.ai,
+            agents_keys = self.agents,
+            tail = self.tail,
+            dir = dir.display(),
+        )
+    }
+}
+
+/// A running daemon. It is killed when dropped.
+pub struct Edge {
+    child: Child,
+    dir: PathBuf,
+    cdr: PathBuf,
+    token: PathBuf,
+    pub sip: SocketAddr,
+    admin: String,
+}
+
+impl Edge {
+    /// Starts it with its files in `dir` and waits until it is ready.
+    pub fn start(net: &Net, dir: &Path, config: &EdgeConfig) -> Edge {
+        let file = dir.join("sip-edge.toml");
+        fs::write(&file, config.toml(net, dir)).expect("the configuration is written");
+        Edge::run(net, dir, &file, dir.join("cdr.jsonl"), dir.join("token"))
+    }
+
+    /// Starts it with a configuration file that exists and that names these files for CDRs and the admin token.
+    pub fn run(net: &Net, dir: &Path, file: &Path, cdr: PathBuf, token: PathBuf) -> Edge {
+        let log = fs::File::create(dir.join("edge.log")).expect("a log file");
+        let child = Command::new(binary())
+            .current_dir(dir)
+            .args(["run", "--config"])
+            .arg(file)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().expect("a second handle"))
+            .stderr(log)
+            .spawn()
+            .expect("the daemon starts");
+        let mut edge = Edge {
+            child,
+            dir: dir.to_owned(),
+            cdr,
+            token,
+            sip: SocketAddr::new(net.edge, 5060),
+            admin: format!("http://{}:9090", Net::host(net.edge)),
+        };
+        wait::until("the daemon is ready", || {
+            if let Ok(Some(status)) = edge.child.try_wait() {
+                panic!("the daemon ended with {status}:\n{}", edge.log());
+            }
+            ureq::get(format!("{}/readyz", edge.admin))
+                .call()
+                .is_ok()
+                .then_some(())
+        });
+        edge
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.dir.join("edge.log")).unwrap_or_default()
+    }
+
+    /// A GET on the admin API, as JSON or text.
+    pub fn get(&self, path: &str) -> String {
+        let token = fs::read_to_string(&self.token).unwrap_or_default();
+        let mut response = ureq::get(format!("{}{path}", self.admin))
+            .header("Authorization", format!("Bearer {}", token.trim()))
+            .call()
+            .unwrap_or_else(|fault| panic!("GET {path}: {fault}\n{}", self.log()));
+        response
+            .body_mut()
+            .read_to_string()
+            .expect("a readable body")
+    }
+
+    pub fn metrics(&self) -> String {
+        self.get("/metrics")
+    }
+
+    /// The value of a metric line that starts with `series`, e.g. `sip_edge_calls_active{trunk="ai"}`.
+    pub fn metric(&self, series: &str) -> Option<f64> {
+        self.metrics()
+            .lines()
+            .find_map(|line| line.strip_prefix(series)?.trim().parse().ok())
+    }
+
+    /// The CDR lines so far.
+    pub fn cdr(&self) -> Vec<serde_json::Value> {
+        fs::read_to_string(&self.cdr)
+            .unwrap_or_default()
+            .lines()
+            .map(|line| serde_json::from_str(line).expect("a CDR line is JSON"))
+            .collect()
+    }
+
+    /// Waits for `count` CDR lines.
+    pub fn cdrs(&self, count: usize) -> Vec<serde_json::Value> {
+        wait::until(&format!("{count} CDR lines"), || {
+            Some(self.cdr()).filter(|lines| lines.len() >= count)
+        })
+    }
+
+    /// The timeline of a call, as `kind detail reason` lines.
+    pub fn timeline(&self, call: &str) -> Vec<String> {
+        let call: serde_json::Value =
+            serde_json::from_str(&self.get(&format!("/v1/calls/{call}"))).expect("JSON");
+        let text = |entry: &serde_json::Value, key: &str| {
+            entry[key].as_str().unwrap_or_default().to_owned()
+        };
+        call["timeline"]
+            .as_array()
+            .expect("a timeline")
+            .iter()
+            .map(|entry| {
+                format!(
+                    "{} {} {}",
+                    text(entry, "kind"),
+                    text(entry, "detail"),
+                    text(entry, "reason")
+                )
+            })
+            .collect()
+    }
+}
+
+/// The daemon's binary: named by cargo to tests, next to the examples otherwise.
+fn binary() -> PathBuf {
+    if let Some(path) = option_env!("CARGO_BIN_EXE_sip-edge") {
+        return path.into();
+    }
+    let own = std::env::current_exe().expect("this program has a path");
+    let target = own
+        .ancestors()
+        .nth(2)
+        .expect("examples are in the target directory");
+    target.join("sip-edge")
+}
+
+impl Drop for Edge {
+    fn drop(&mut self) {
+        if matches!(self.child.try_wait(), Ok(None)) {
+            let _ = self.child.kill();
+            let _ = self.child.wait();
+        }
+    }
+}

@@ -1,0 +1,30 @@
+//! What process-level tests are made of: the daemon, SIPp parties, RTP parties.
+
+// The tests and the demo each need another part of it.
+#![allow(dead_code, unused_imports)]
+
+pub mod edge;
+pub mod net;
+pub mod parties;
+pub mod rtp;
+pub mod scenario;
+pub mod sipp;
+pub mod wait;
+
+pub use edge::{Edge, EdgeConfig};
+pub use net::Net;
+pub use rtp::RtpParty;
+pub use scenario::Scenario;
+pub use sipp::Sipp;
+
+/// Whether SIPp is installed; says so when a test is skipped for it.
+pub fn have_sipp() -> bool {
+    let found = std::process::Command::new("sipp")
+        .arg("-v")
+        .output()
+        .is_ok();
+    if !found {
+        eprintln!("SKIPPED: sipp is not installed (apt install sip-tester)");
+    }
+    found
+}

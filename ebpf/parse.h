@@ -38,8 +38,7 @@ struct packet {
 	__u8 protocol;
 	/* A source route will replace the destination. */
 	__u8 rerouted;
-	/* enum edge_reason */
-	__u8 fault;
+	enum edge_reason fault;
 };
 
 /* Network-order masks of the IPv4 fragment field. */
@@ -225,10 +224,9 @@ struct walk {
 	__u8 rerouted;
 	/* The protocol where it is known though the header itself is not here. */
 	__u8 protocol;
-	/* enum seen; SEEN_PORTS: `next` has ports. */
-	__u8 seen;
-	/* enum edge_reason */
-	__u8 fault;
+	/* SEEN_PORTS: `next` has ports. */
+	enum seen seen;
+	enum edge_reason fault;
 };
 
 static __always_inline long walk_end(struct walk *walk, enum seen seen, enum edge_reason fault)

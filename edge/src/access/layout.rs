@@ -11,6 +11,8 @@ pub const LAYOUT_VERSION: u32 = 1;
 pub const GENERATIONS: u32 = 2;
 /// Most listener entries of a generation.
 pub const LISTENERS: u32 = 256;
+/// Most listeners on one port and protocol.
+pub const CHAIN: usize = 64;
 /// Ports of one generation in the map `ports`.
 pub const PORTS: u32 = 65_536;
 /// Room for intervals of one family, and for distinct sets of trunks, in one generation; the object's maps have it for all.

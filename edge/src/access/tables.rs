@@ -1,7 +1,7 @@
 //! From the configuration to the tables that the XDP program reads, without touching the kernel.
 
 use super::layout::{
-    self, Bound4, Bound6, COUNTER_ANY, COUNTER_MEDIA, COUNTER_ROWS, FAMILY_IPV4, LISTENERS,
+    self, Bound4, Bound6, CHAIN, COUNTER_ANY, COUNTER_MEDIA, COUNTER_ROWS, FAMILY_IPV4, LISTENERS,
     ListenerEntry, MEDIA_ADDRESS, MEDIA_ANY, MEDIA_NONE, Port, Scope, Trunks,
 };
 use edge_proto::config::{Config, Listener, MediaConfig, Transport};
@@ -18,6 +18,8 @@ const UDP: u8 = 17;
 pub enum TableError {
     #[error("{0} listeners are more than the {LISTENERS} that XDP can guard")]
     TooManyListeners(usize),
+    #[error("more than {CHAIN} listeners share port {0}")]
+    TooManyOnPort(u16),
     #[error(
         "the allowed prefixes are {needed} intervals of one address family, and XDP has room for {room} until it is restarted"
     )]
@@ -96,12 +98,12 @@ impl Tables {
             bounds6: bounds6.collect(),
             sets: sets.all,
         };
-        tables.chain();
+        tables.chain()?;
         Ok(tables)
     }
 
     /// Links the listeners of each port in their order, wildcard addresses last: the program takes the first that matches.
-    fn chain(&mut self) {
+    fn chain(&mut self) -> Result<(), TableError> {
         let mut order: Vec<usize> = (0..self.listeners.len()).collect();
         order.sort_by_key(|&n| self.listeners.get(n).map(|entry| entry.any));
         // Backwards, because each entry becomes the head of its chain.
@@ -118,6 +120,16 @@ impl Tables {
             };
             entry.next = std::mem::replace(head, number);
         }
+        self.ports
+            .iter()
+            .find(|(_, port)| self.length(port.tcp) > CHAIN || self.length(port.udp) > CHAIN)
+            .map_or(Ok(()), |(&port, _)| Err(TableError::TooManyOnPort(port)))
+    }
+
+    /// Listeners of a chain.
+    fn length(&self, head: u16) -> usize {
+        let entry = |number: u16| self.listeners.get(usize::from(number.checked_sub(1)?));
+        std::iter::successors(entry(head), |listener| entry(listener.next)).count()
     }
 }
 
@@ -298,5 +310,224 @@ impl CounterRows {
 impl Default for CounterRows {
     fn default() -> Self {
         Self::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use edge_proto::config::{MediaAddress, SipConfig, Trunk};
+    use edge_proto::id::{ListenerId, TrunkId};
+    use edge_proto::time::Duration;
+    use edge_proto::trunk::AllowTable;
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+    use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+    use std::sync::Arc;
+
+    fn config(listeners: &[&str], trunks: &[(Vec<IpNet>, Vec<u16>)]) -> Config {
+        let listeners: Vec<Listener> = (0..)
+            .zip(listeners)
+            .map(|(n, address)| Listener {
+                id: ListenerId(n),
+                name: format!("l{n}"),
+                transport: Transport::Tcp,
+                address: address.parse().unwrap(),
+                advertised: address.parse().unwrap(),
+            })
+            .collect();
+        let trunks: Vec<_> = (0..)
+            .zip(trunks)
+            .map(|(n, (allow, listen))| {
+                let listen = listen.iter().map(|&n| ListenerId(n)).collect();
+                let mut trunk = Trunk::new(TrunkId(n), format!("t{n}"), listen);
+                trunk.allow.clone_from(allow);
+                Arc::new(trunk)
+            })
+            .collect();
+        let media = |address: &str| {
+            Some(MediaAddress {
+                bind: address.parse().unwrap(),
+                advertised: address.parse().unwrap(),
+            })
+        };
+        Config {
+            domains: Vec::new(),
+            sip: SipConfig::default(),
+            media: MediaConfig {
+                ipv4: media("192.0.2.1"),
+                ipv6: media("::"),
+                ports: 10_000..=60_000,
+                timeout: Duration::from_secs(60),
+            },
+            allow: AllowTable::build(&listeners, &trunks),
+            listeners,
+            trunks,
+            routes: Vec::new(),
+        }
+    }
+
+    /// What the program finds: the trunks of the interval, as far as they use the listener.
+    fn lookup(tables: &Tables, listener: usize, source: IpAddr) -> [u64; 4] {
+        let set = match source {
+            IpAddr::V4(ip) => {
+                let after = tables.bounds4.partition_point(|b| b.start <= u32::from(ip));
+                tables.bounds4[after - 1].set
+            }
+            IpAddr::V6(ip) => {
+                let start = |b: &Bound6| u128::from(b.start_high) << 64 | u128::from(b.start_low);
+                let after = tables
+                    .bounds6
+                    .partition_point(|b| start(b) <= u128::from(ip));
+                tables.bounds6[after - 1].set
+            }
+        };
+        let (found, users) = (
+            tables.sets[set as usize].words,
+            tables.listeners[listener].trunks.words,
+        );
+        std::array::from_fn(|n| found[n] & users[n])
+    }
+
+    fn near4() -> impl Strategy<Value = Ipv4Addr> {
+        // Few bits differ, so that prefixes cover each other and addresses fall on their edges.
+        any::<[bool; 6]>().prop_map(|bits| {
+            let [a, b, c, d, e, f] = bits.map(u32::from);
+            Ipv4Addr::from(a << 31 | b << 30 | c << 16 | d << 15 | e << 1 | f)
+        })
+    }
+
+    fn near6() -> impl Strategy<Value = Ipv6Addr> {
+        any::<[bool; 6]>().prop_map(|bits| {
+            let [a, b, c, d, e, f] = bits.map(u128::from);
+            Ipv6Addr::from(a << 127 | b << 65 | c << 64 | d << 63 | e << 1 | f)
+        })
+    }
+
+    fn net() -> impl Strategy<Value = IpNet> {
+        let v4 = (near4(), 0u8..=32);
+        let v6 = (near6(), 0u8..=128);
+        prop_oneof![
+            v4.prop_map(|(ip, length)| IpNet::new(ip.into(), length).unwrap()),
+            v6.prop_map(|(ip, length)| IpNet::new(ip.into(), length).unwrap()),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn the_intervals_say_what_the_allow_table_says(
+            trunks in vec((vec(net(), 0..8), vec(0u16..3, 0..3)), 0..6),
+            sources in vec(prop_oneof![near4().prop_map(IpAddr::V4), near6().prop_map(IpAddr::V6)], 1..64),
+        ) {
+            let config = config(&["192.0.2.1:5060", "192.0.2.2:5060", "[::]:5061"], &trunks);
+            let tables = Tables::build(&config, &mut CounterRows::new()).unwrap();
+            let edges = trunks.iter().flat_map(|(allow, _)| allow).flat_map(|net| {
+                [net.network(), net.broadcast()]
+            });
+            for source in sources.iter().copied().chain(edges) {
+                // A mapped address is refused before it is looked up.
+                prop_assume!(source.to_canonical() == source);
+                for listener in 0..3u16 {
+                    let expected = config.allow.lookup(ListenerId(listener), source);
+                    prop_assert_eq!(lookup(&tables, listener.into(), source), expected.0);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn intervals_are_in_order_and_differ_from_their_neighbours() {
+        let nets = [
+            "0.0.0.0/0",
+            "10.0.0.0/8",
+            "10.0.0.0/9",
+            "255.255.255.255/32",
+        ];
+        let nets = nets.map(|net| net.parse().unwrap()).to_vec();
+        let config = config(&["192.0.2.1:5060"], &[(nets, vec![0])]);
+        let tables = Tables::build(&config, &mut CounterRows::new()).unwrap();
+        // One trunk everywhere: one interval.
+        assert_eq!(tables.bounds4, [Bound4 { start: 0, set: 1 }]);
+        assert_eq!(tables.bounds6.len(), 1);
+        assert_eq!(tables.sets.len(), 2);
+    }
+
+    #[test]
+    fn a_specific_address_comes_before_the_wildcard_of_its_port() {
+        let listeners = [
+            "0.0.0.0:5060",
+            "192.0.2.1:5060",
+            "192.0.2.2:5060",
+            "[::]:5061",
+        ];
+        let config = config(&listeners, &[]);
+        let tables = Tables::build(&config, &mut CounterRows::new()).unwrap();
+        let chain = |mut number: u16| {
+            let mut all = Vec::new();
+            while number > 0 {
+                all.push(number - 1);
+                number = tables.listeners[usize::from(number - 1)].next;
+            }
+            all
+        };
+        assert_eq!(chain(tables.ports[&5060].tcp), [1, 2, 0]);
+        assert_eq!(chain(tables.ports[&5061].tcp), [3]);
+        assert_eq!(tables.ports[&5060].udp, 0);
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused_with_its_number() {
+        let addresses: Vec<String> = (0..300)
+            .map(|n| format!("192.0.2.1:{}", 5000 + n))
+            .collect();
+        let addresses: Vec<&str> = addresses.iter().map(String::as_str).collect();
+        let build = |addresses: &[&str]| {
+            Tables::build(&config(addresses, &[]), &mut CounterRows::new()).map(drop)
+        };
+        assert_eq!(build(&addresses), Err(TableError::TooManyListeners(300)));
+        assert_eq!(build(&addresses[..256]), Ok(()));
+        let crowd: Vec<String> = (0..65).map(|n| format!("192.0.2.{n}:5060")).collect();
+        let crowd: Vec<&str> = crowd.iter().map(String::as_str).collect();
+        assert_eq!(build(&crowd), Err(TableError::TooManyOnPort(5060)));
+        assert_eq!(build(&crowd[..64]), Ok(()));
+    }
+
+    #[test]
+    fn a_listener_keeps_its_row_of_counters_whatever_its_number() {
+        let mut rows = CounterRows::new();
+        let first = config(&["192.0.2.1:5060", "192.0.2.2:5060"], &[]);
+        Tables::build(&first, &mut rows).unwrap();
+        let mut second = config(&["192.0.2.2:5060", "192.0.2.3:5060"], &[]);
+        (second.listeners[0].name, second.listeners[1].name) = ("l1".to_owned(), "new".to_owned());
+        let tables = Tables::build(&second, &mut rows).unwrap();
+        let names: Vec<&str> = tables
+            .listeners
+            .iter()
+            .map(|listener| rows.names()[listener.counter as usize].as_str())
+            .collect();
+        assert_eq!(names, ["l1", "new"]);
+        assert_eq!(rows.names(), ["media", "any", "l0", "l1", "new"]);
+    }
+
+    #[test]
+    fn a_listener_called_media_is_not_counted_as_media() {
+        let mut config = config(&["192.0.2.1:5060"], &[]);
+        config.listeners[0].name = "media".to_owned();
+        let tables = Tables::build(&config, &mut CounterRows::new()).unwrap();
+        assert_eq!(tables.listeners[0].counter, 2);
+    }
+
+    #[test]
+    fn media_is_guarded_where_the_configuration_has_it() {
+        let config = config(&[], &[]);
+        let scope = Tables::build(&config, &mut CounterRows::new())
+            .unwrap()
+            .scope;
+        assert_eq!((scope.media_low, scope.media_high), (10_000, 60_000));
+        assert_eq!(
+            (scope.media4_scope, scope.media6_scope),
+            (MEDIA_ADDRESS, MEDIA_ANY)
+        );
+        assert_eq!(scope.media4.to_ne_bytes(), [192, 0, 2, 1]);
     }
 }

@@ -41,34 +41,39 @@ impl Kernel {
 
     /// What the program does with `frame`, and what it counts: exactly one drop where it drops, nothing where it passes.
     pub fn verdict(&mut self, frame: &[u8]) -> Verdict {
-        let run = self
-            .filter
-            .program()
-            .unwrap()
+        let program = self.filter.program().unwrap();
+        let run = program
             .test_run(TestRunOptions {
                 data_in: Some(frame),
                 ..TestRunOptions::new()
             })
             .unwrap();
+        match run.return_value {
+            // Had it been counted, the next drop would show two.
+            XDP_PASS => Verdict::Pass,
+            XDP_DROP => {
+                let (row, reason) = self.counted_once();
+                Verdict::Drop(self.rows.names()[row].clone(), reason)
+            }
+            other => panic!("no verdict of the program's: {other}"),
+        }
+    }
+
+    /// The one counter that went up by one since the last time.
+    fn counted_once(&mut self) -> (usize, Reason) {
         let counted = self.counters();
-        let mut changed = Vec::new();
-        for (at, (before, after)) in self.counted.iter().zip(&counted).enumerate() {
-            for _ in *before..*after {
-                changed.push(at);
-            }
-        }
-        self.counted = counted;
-        match (run.return_value, changed.as_slice()) {
-            (XDP_PASS, []) => Verdict::Pass,
-            (XDP_DROP, &[at]) => {
-                let reasons = Reason::ALL.len();
-                Verdict::Drop(
-                    self.rows.names()[at / reasons].clone(),
-                    Reason::ALL[at % reasons],
-                )
-            }
-            other => panic!("verdict and counters disagree: {other:?}"),
-        }
+        let before = std::mem::replace(&mut self.counted, counted);
+        let changes: Vec<_> = before
+            .iter()
+            .zip(&self.counted)
+            .enumerate()
+            .filter(|(_, (before, after))| before != after)
+            .collect();
+        let [(at, (before, after))] = changes.as_slice() else {
+            panic!("one drop changed the counters {changes:?}");
+        };
+        assert_eq!(*after - *before, 1);
+        (at / Reason::ALL.len(), Reason::ALL[at % Reason::ALL.len()])
     }
 
     fn counters(&self) -> Vec<u64> {

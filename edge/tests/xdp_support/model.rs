@@ -25,8 +25,9 @@ pub enum Open {
 /// What the verdict depends on besides the frame.
 pub struct Model<'a> {
     pub config: &'a Config,
-    pub open: BTreeMap<SocketAddr, Open>,
-    /// Unconnected UDP sockets of the host.
+    /// By family (whether IPv4) and port.
+    pub open: BTreeMap<(bool, u16), Open>,
+    /// Unconnected UDP sockets of the host; one on [::] takes IPv4, too.
     pub sockets: Vec<SocketAddr>,
     /// Connected ones: (own address, server).
     pub connected: Vec<(SocketAddr, SocketAddr)>,
@@ -136,7 +137,7 @@ impl Model<'_> {
         if is_mapped(shown.source) {
             return drop(Reason::MappedSource);
         }
-        match self.open.get(&SocketAddr::new(shown.destination, port)) {
+        match self.open.get(&(shown.destination.is_ipv4(), port)) {
             Some(Open::Anyone) => Verdict::Pass,
             Some(Open::Sources(sources)) => {
                 let may = sources.iter().any(|s| {
@@ -151,14 +152,16 @@ impl Model<'_> {
             None => {
                 let local = SocketAddr::new(shown.destination, port);
                 let server = SocketAddr::new(shown.source, source_port);
-                let connected = self.connected.contains(&(local, server));
-                let awaited = connected
-                    || self.sockets.iter().any(|socket| {
-                        socket.port() == port
-                            && (socket.ip() == shown.destination
-                                || (socket.ip().is_unspecified()
-                                    && socket.is_ipv4() == shown.destination.is_ipv4()))
-                    });
+                let taken_by = |socket: &SocketAddr| match socket.ip() {
+                    ip if ip == shown.destination => true,
+                    IpAddr::V4(ip) => ip.is_unspecified() && shown.destination.is_ipv4(),
+                    IpAddr::V6(ip) => ip.is_unspecified(),
+                };
+                let awaited = self.connected.contains(&(local, server))
+                    || self
+                        .sockets
+                        .iter()
+                        .any(|socket| socket.port() == port && taken_by(socket));
                 if awaited {
                     Verdict::Pass
                 } else {

@@ -1,11 +1,13 @@
 //! The verdict of the XDP program for every rule of `ebpf/README.md`, and against an independent model of those rules.
 
 mod packet;
+mod property;
 #[path = "../xdp_support/mod.rs"]
 mod xdp_support;
 
 use edge_proto::config::{Config, Transport};
 use sip_edge::access::{FlowSource, MediaGuard};
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use xdp_support::kernel::Kernel;
 use xdp_support::model::{Model, Open, Verdict};
@@ -66,6 +68,13 @@ fn open_ports() -> Vec<(SocketAddr, Open)> {
         open("[2001:db8::1]:10002", &["[2001:db8:300::50]:4000"]),
         ("[2001:db8::1]:10004".parse().unwrap(), Open::Anyone),
     ]
+}
+
+fn by_family(ports: Vec<(SocketAddr, Open)>) -> BTreeMap<(bool, u16), Open> {
+    let keyed = ports
+        .into_iter()
+        .map(|(local, open)| ((local.is_ipv4(), local.port()), open));
+    keyed.collect()
 }
 
 fn tell(guard: &mut MediaGuard, ports: &[(SocketAddr, Open)]) {
@@ -130,7 +139,7 @@ fn every_rule_has_its_verdict() {
     tell(&mut kernel.guard, &open_ports());
     let model = Model {
         config: &config,
-        open: open_ports().into_iter().collect(),
+        open: by_family(open_ports()),
         sockets: sockets.unconnected.clone(),
         connected: sockets.connected.clone(),
     };

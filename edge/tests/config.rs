@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 const NOWHERE: Environment = Environment {
     ephemeral_ports: None,
     reserved_ports: Vec::new(),
+    open_files: None,
     interfaces: None,
 };
 

@@ -272,3 +272,32 @@ fn a_hundred_thousand_prefixes_load() {
             .contains(TrunkId(2))
     );
 }
+
+#[test]
+fn what_the_machine_says_gives_warnings() {
+    let text = SMALL.replace("name = \"a\"", "name = \"a\"\nmax_calls = 6000");
+    let environment = Environment {
+        ephemeral_ports: Some(15_000..=60_999),
+        reserved_ports: vec![15_000..=16_000],
+        open_files: Some(4096),
+        interfaces: Some(vec!["lo".to_owned()]),
+    };
+    let context = Context {
+        environment: &environment,
+        previous: None,
+        world_readable: true,
+    };
+    let text = format!("{text}\n[access]\ninterfaces = [\"lo\", \"eth7\"]\n");
+    let settings = parse(Path::new("F"), &text, &context).unwrap();
+    let said: Vec<_> = settings.warnings.iter().map(ToString::to_string).collect();
+    let limits = "the max_calls of all trunks are 6000 legs, whose media needs 12000";
+    for expected in [
+        format!("F: warning: {limits} sockets; the limit of open files is 4096 (RLIMIT_NOFILE, LimitNOFILE of the unit)"),
+        format!("F:9:9: warning: media.ports: {limits} ports; these are 10001"),
+        "F:9:9: warning: media.ports: the kernel may give port 16001 and others of the range to outgoing sockets (net.ipv4.ip_local_port_range); reserve 10000-20000 in net.ipv4.ip_local_reserved_ports".to_owned(),
+        "F:15:12: warning: trunk.a.password: a password in a file that everyone on this machine can read; expected mode 0640, or password_file".to_owned(),
+        "F:24:21: warning: access.interfaces[1]: this machine has no interface \"eth7\" now".to_owned(),
+    ] {
+        assert!(said.contains(&expected), "{expected}\nnot in\n{}", said.join("\n"));
+    }
+}

@@ -1,5 +1,6 @@
 //! What the machine says that a configuration depends on.
 
+use rustix::process::{Resource, getrlimit};
 use std::ops::RangeInclusive;
 use std::path::Path;
 
@@ -10,6 +11,8 @@ pub struct Environment {
     pub ephemeral_ports: Option<RangeInclusive<u16>>,
     /// net.ipv4.ip_local_reserved_ports: those of them that it leaves alone.
     pub reserved_ports: Vec<RangeInclusive<u16>>,
+    /// RLIMIT_NOFILE, the hard limit, to which the edge raises its own; `None`: unlimited or unknown.
+    pub open_files: Option<u64>,
     /// The network interfaces; `None`: unknown.
     pub interfaces: Option<Vec<String>>,
 }
@@ -30,6 +33,7 @@ impl Environment {
             reserved_ports: read("ip_local_reserved_ports")
                 .map(|text| reserved(&text))
                 .unwrap_or_default(),
+            open_files: getrlimit(Resource::Nofile).maximum,
             interfaces: names,
         }
     }
@@ -68,7 +72,7 @@ mod tests {
         let environment = Environment {
             ephemeral_ports: port_pair("32768\t60999\n"),
             reserved_ports: reserved("8080,32768-40000\n"),
-            interfaces: None,
+            ..Environment::default()
         };
         assert_eq!(environment.contested_port(&(10_000..=32_767)), None);
         assert_eq!(environment.contested_port(&(10_000..=40_000)), None);

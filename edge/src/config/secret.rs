@@ -47,3 +47,59 @@ pub(super) fn check_password(text: &str) -> Result<Secret, String> {
     }
     Ok(Secret::new(text))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
+
+    fn read(content: &[u8], mode: u32) -> Result<String, String> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("secret");
+        fs::write(&path, content).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+        let shown = path.display().to_string();
+        read_password(&path)
+            .map(|secret| secret.expose().to_owned())
+            .map_err(|fault| fault.replace(&shown, "FILE"))
+    }
+
+    #[test]
+    fn one_line_end_is_not_part_of_the_password() {
+        for content in ["pass word", "pass word\n", "pass word\r\n"] {
+            assert_eq!(read(content.as_bytes(), 0o600).as_deref(), Ok("pass word"));
+        }
+        assert_eq!(read(b" a ", 0o640).as_deref(), Ok(" a "));
+    }
+
+    #[test]
+    fn what_others_can_reach_is_refused() {
+        for mode in [0o644, 0o604, 0o602, 0o601, 0o666] {
+            let fault = read(b"secret", mode).unwrap_err();
+            let expected =
+                format!("FILE is accessible to everyone (mode {mode:04o}); expected at most 0640");
+            assert_eq!(fault, expected);
+        }
+    }
+
+    #[test]
+    fn what_is_no_password_is_refused_without_being_shown() {
+        let long = "x".repeat(1025);
+        for (content, expected) in [
+            (&b""[..], "FILE: the password is empty"),
+            (b"\n", "FILE: the password is empty"),
+            (b"a\nb\n", "FILE: the password contains control characters"),
+            (
+                long.as_bytes(),
+                "FILE: the password is longer than 1024 bytes",
+            ),
+            (
+                b"\xff",
+                "cannot read FILE: stream did not contain valid UTF-8",
+            ),
+        ] {
+            assert_eq!(read(content, 0o600), Err(expected.to_owned()));
+        }
+    }
+}

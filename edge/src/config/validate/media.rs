@@ -5,7 +5,7 @@ use super::value_or;
 use crate::config::diagnostic::{At, Listed, Place, Sink};
 use crate::config::environment::Environment;
 use crate::config::raw::RawMedia;
-use edge_proto::config::{MediaAddress, MediaConfig};
+use edge_proto::config::{Config, MediaAddress, MediaConfig};
 use edge_proto::time::Duration;
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
@@ -14,6 +14,10 @@ const DEFAULT_PORTS: RangeInclusive<u16> = 10_000..=60_000;
 const DEFAULT_TIMEOUT_S: u64 = 60;
 /// A transferred call holds three legs for a while, each with a port for RTP and one for RTCP.
 const PORTS_PER_CALL: usize = 6;
+/// RTP and RTCP.
+const PORTS_PER_LEG: u64 = 2;
+/// Connections, listeners, rings and files that no leg's media uses.
+const OTHER_FILES: u64 = 1024;
 /// Fewer calls than this are a mistake rather than a wish.
 const FEW_CALLS: usize = 50;
 
@@ -152,17 +156,22 @@ fn advertise(sink: &mut Sink<'_>, found: &mut [Option<MediaAddress>; 2], at: &At
     }
 }
 
+/// Where findings about the ports belong.
+fn ports_place(raw: &RawMedia) -> Place {
+    let place = raw.ports.as_ref().map(|ports| &ports.place);
+    place
+        .or(raw.place.as_ref())
+        .cloned()
+        .unwrap_or_else(Place::file)
+}
+
 fn check_ports(
     sink: &mut Sink<'_>,
     raw: &RawMedia,
     ports: &RangeInclusive<u16>,
     environment: &Environment,
 ) {
-    let place = raw.ports.as_ref().map(|ports| &ports.place);
-    let place = place
-        .or(raw.place.as_ref())
-        .cloned()
-        .unwrap_or_else(Place::file);
+    let place = ports_place(raw);
     let calls = ports.len() / PORTS_PER_CALL;
     if calls == 0 {
         sink.error(
@@ -190,6 +199,36 @@ fn check_ports(
                 ports.start(),
                 ports.end()
             ),
+        );
+    }
+}
+
+/// Compares the calls that the trunks may carry, where they say, with the ports and the open files that these need.
+pub(super) fn check_capacity(
+    sink: &mut Sink<'_>,
+    raw: &RawMedia,
+    config: &Config,
+    environment: &Environment,
+) {
+    let legs: u64 = config
+        .trunks
+        .iter()
+        .map(|trunk| u64::from(trunk.max_calls))
+        .sum();
+    let needed = legs * PORTS_PER_LEG;
+    let ports = config.media.ports.len();
+    let wanted = format!("the max_calls of all trunks are {legs} legs, whose media needs {needed}");
+    if needed > ports as u64 {
+        sink.warning(
+            &ports_place(raw),
+            format!("{wanted} ports; these are {ports}"),
+        );
+    }
+    let files = environment.open_files.unwrap_or(u64::MAX);
+    if needed.saturating_add(OTHER_FILES) > files {
+        sink.warning(
+            &Place::file(),
+            format!("{wanted} sockets; the limit of open files is {files} (RLIMIT_NOFILE, LimitNOFILE of the unit)"),
         );
     }
 }

@@ -198,12 +198,18 @@ fn check_families(
     };
     let mut faults = BTreeSet::new();
     for other in other_parties(config, transferor) {
-        let transferee = Transferee::possible(config, other);
-        if let Err(mismatch) = family_check(config, transferor, transferee, callee) {
-            faults.insert(format!(
-                "with calls of trunk \"{}\": {mismatch}",
-                other.name
-            ));
+        let possible = Transferee::possible(config, other);
+        for families in possible.families.each() {
+            let transferee = Transferee {
+                families,
+                ..possible
+            };
+            if let Err(mismatch) = family_check(config, transferor, transferee, callee) {
+                faults.insert(format!(
+                    "with calls of trunk \"{}\": {mismatch}",
+                    other.name
+                ));
+            }
         }
     }
     for fault in faults {

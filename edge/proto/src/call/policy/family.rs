@@ -18,6 +18,11 @@ impl Families {
         ipv6: true,
     };
 
+    pub const NONE: Families = Families {
+        ipv4: false,
+        ipv6: false,
+    };
+
     /// The family of one address.
     pub fn of(address: IpAddr) -> Families {
         let ipv4 = address.to_canonical().is_ipv4();
@@ -38,6 +43,27 @@ impl Families {
             ipv4: self.ipv4 && other.ipv4,
             ipv6: self.ipv6 && other.ipv6,
         }
+    }
+
+    /// Those in either set.
+    pub fn or(self, other: Families) -> Families {
+        Families {
+            ipv4: self.ipv4 || other.ipv4,
+            ipv6: self.ipv6 || other.ipv6,
+        }
+    }
+
+    /// The sets of one family that make up this one.
+    pub fn each(self) -> impl Iterator<Item = Families> {
+        let ipv4 = Families {
+            ipv6: false,
+            ..self
+        };
+        let ipv6 = Families {
+            ipv4: false,
+            ..self
+        };
+        [ipv4, ipv6].into_iter().filter(|one| !one.is_empty())
     }
 
     pub fn is_empty(self) -> bool {
@@ -83,13 +109,39 @@ impl Transferee {
         }
     }
 
-    /// Any leg that `trunk` could have.
+    /// Any leg that `trunk` could have: media follows the families that its peer can signal over.
     pub fn possible(config: &Config, trunk: &Trunk) -> Transferee {
+        let network = Families::from(trunk.network).and(Families::of_media(&config.media));
+        let reachable = network
+            .and(families_of_listeners(config, trunk))
+            .and(families_of_peer(trunk));
         Transferee {
-            families: Families::from(trunk.network).and(Families::of_media(&config.media)),
+            // A trunk that fits nothing carries no calls; the check of the configuration says so elsewhere.
+            families: if reachable.is_empty() {
+                network
+            } else {
+                reachable
+            },
             bridges: trunk.bridge_families,
         }
     }
+}
+
+fn families_of_listeners(config: &Config, trunk: &Trunk) -> Families {
+    let listeners = trunk.listen.iter().filter_map(|&id| config.listener(id));
+    listeners.fold(Families::NONE, |families, listener| {
+        families.or(Families::of(listener.address.ip()))
+    })
+}
+
+/// The families of the addresses that the peer may use: those that `allow` lists, and those that its calls go to.
+fn families_of_peer(trunk: &Trunk) -> Families {
+    let listed = trunk.allow.iter().map(|net| Families::of(net.addr()));
+    let called = trunk.uris.iter().map(|uri| {
+        let address = uri.host.parse::<IpAddr>().ok();
+        address.map_or(Families::BOTH, Families::of)
+    });
+    listed.chain(called).fold(Families::NONE, Families::or)
 }
 
 /// Two trunks of a transfer share no address family.

@@ -136,3 +136,39 @@ fn any_of_the_three_trunks_may_bridge() {
         .is_err()
     );
 }
+
+#[test]
+fn a_leg_can_only_have_the_families_that_its_peer_can_use() {
+    let mut fixture = Fixture::new();
+    let net = |text: &str| text.parse().unwrap();
+    fixture.trunks[0].allow = vec![net("192.0.2.2/32")];
+    fixture.trunks[1].allow = vec![net("192.0.2.3/32"), net("2001:db8::3/128")];
+    fixture.trunks[3].network = Network::Ipv6;
+    let config = fixture.build();
+    let families = |name: &str| {
+        let trunk = config.trunk_named(name).unwrap();
+        Transferee::possible(&config, trunk).families
+    };
+    // The edge of the fixture listens on IPv4 alone.
+    assert_eq!(families("carrier"), V4);
+    assert_eq!(families("ai"), V4);
+    // Nothing fits: its network decides.
+    assert_eq!(families("pbx"), V6);
+    assert_eq!(families("inbound"), Families::BOTH);
+    let mut config = config;
+    config.listeners[0].address = "[::]:5060".parse().unwrap();
+    let ai = Transferee::possible(&config, config.trunk_named("ai").unwrap());
+    assert_eq!(ai.families, V6);
+    let agents = Transferee::possible(&config, config.trunk_named("agents").unwrap());
+    assert_eq!(agents.families, V6);
+}
+
+#[test]
+fn sets_of_families() {
+    let each: Vec<_> = Families::BOTH.each().collect();
+    assert_eq!(each, [V4, V6]);
+    assert_eq!(V4.each().collect::<Vec<_>>(), [V4]);
+    assert_eq!(Families::NONE.each().count(), 0);
+    assert_eq!(V4.or(V6), Families::BOTH);
+    assert!(V4.and(V6).is_empty());
+}

@@ -11,7 +11,7 @@ impl EdgeControl for SupervisorHandle {
     }
 
     fn readiness(&self) -> Readiness {
-        readiness(self.phase())
+        readiness(self.phase(), self.problems())
     }
 
     fn reload(&self) -> Result<ReloadReport, String> {
@@ -29,7 +29,7 @@ impl EdgeControl for SupervisorHandle {
     }
 }
 
-fn readiness(phase: Phase) -> Readiness {
+fn readiness(phase: Phase, problems: Vec<String>) -> Readiness {
     let problem = match phase {
         Phase::Ready => None,
         Phase::Starting => Some("not every core accepts calls yet"),
@@ -39,7 +39,11 @@ fn readiness(phase: Phase) -> Readiness {
     Readiness {
         ready: phase == Phase::Ready,
         draining: matches!(phase, Phase::Draining | Phase::Stopping),
-        problems: problem.into_iter().map(str::to_owned).collect(),
+        problems: problem
+            .into_iter()
+            .map(str::to_owned)
+            .chain(problems)
+            .collect(),
     }
 }
 
@@ -49,10 +53,10 @@ mod tests {
 
     #[test]
     fn only_a_started_edge_that_does_not_drain_is_ready() {
-        let ready = readiness(Phase::Ready);
+        let ready = readiness(Phase::Ready, Vec::new());
         assert!(ready.ready && !ready.draining && ready.problems.is_empty());
         for phase in [Phase::Starting, Phase::Draining, Phase::Stopping] {
-            let not = readiness(phase);
+            let not = readiness(phase, Vec::new());
             assert!(!not.ready && not.problems.len() == 1, "{phase:?}");
             assert_eq!(not.draining, phase != Phase::Starting);
         }

@@ -52,6 +52,7 @@ pub struct Metrics {
     rtp_packets: IntCounterVec,
     rtp_dropped: IntCounterVec,
     access_dropped: IntCounterVec,
+    xdp_attached: IntGaugeVec,
     ring_overflow: IntCounterVec,
     malformed: IntCounter,
     reloads: IntCounterVec,
@@ -138,6 +139,11 @@ impl Metrics {
                 "Media packets that were not relayed, by reason.",
                 &["core", "reason"],
             )?,
+            xdp_attached: family.gauges(
+                "access_xdp_attached",
+                "1 while XDP filters on an interface of access.interfaces, 0 while userspace alone does.",
+                &["interface", "mode"],
+            )?,
             access_dropped: family.counters(
                 "access_dropped_packets_total",
                 "Packets and connections refused because of their source.",
@@ -221,6 +227,17 @@ impl Metrics {
     pub fn reloaded(&self, applied: bool) {
         let result = if applied { "applied" } else { "refused" };
         self.reloads.with_label_values(&[result]).inc();
+    }
+
+    /// Tells on which of the interfaces that XDP was asked for it filters: (interface, mode, whether it does).
+    pub fn set_xdp_attached<'a>(&self, interfaces: impl Iterator<Item = (&'a str, &'a str, bool)>) {
+        // An interface that a reload removed, and the mode it had before, are no series any more.
+        self.xdp_attached.reset();
+        for (interface, mode, attached) in interfaces {
+            self.xdp_attached
+                .with_label_values(&[interface, mode])
+                .set(i64::from(attached));
+        }
     }
 
     /// Tells whether new calls are taken, and whether that is because of a drain.

@@ -278,7 +278,7 @@ fn what_a_control_thread_could_not_hand_on_is_counted_once() {
 fn drops_seen_by_two_counters_add_up() {
     let metrics = metrics();
     exercise(&metrics);
-    metrics.access_dropped_total(ListenerId(0), "unlisted", 100);
+    metrics.access_dropped_total("public", "unlisted", 100);
     assert_eq!(
         value(
             &metrics,
@@ -286,6 +286,21 @@ fn drops_seen_by_two_counters_add_up() {
         ),
         Some(101.0)
     );
+}
+
+#[test]
+fn the_state_of_xdp_is_that_of_the_latest_look() {
+    let metrics = metrics();
+    metrics.set_xdp_attached([("eth0", "native", true), ("eth1", "none", false)].into_iter());
+    let series = |interface, mode| {
+        format!("sip_edge_access_xdp_attached{{interface=\"{interface}\",mode=\"{mode}\"}}")
+    };
+    assert_eq!(value(&metrics, &series("eth0", "native")), Some(1.0));
+    assert_eq!(value(&metrics, &series("eth1", "none")), Some(0.0));
+    metrics.set_xdp_attached([("eth0", "generic", true)].into_iter());
+    assert_eq!(value(&metrics, &series("eth0", "generic")), Some(1.0));
+    assert_eq!(value(&metrics, &series("eth0", "native")), None);
+    assert_eq!(value(&metrics, &series("eth1", "none")), None);
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use super::{Metrics, lock};
 use crate::control::CoreStatus;
-use edge_proto::id::{CoreId, ListenerId};
+use edge_proto::id::CoreId;
 use prometheus::IntCounterVec;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -35,13 +35,12 @@ impl Metrics {
         self.advance("rtp_dropped", &self.rtp_dropped, &[&core, reason], packets);
     }
 
-    /// `packets`: how many were dropped before a socket, for `listener`, because of `reason`, so far.
-    pub fn access_dropped_total(&self, listener: ListenerId, reason: &'static str, packets: u64) {
-        let listener = self.labels.listener(listener);
+    /// `packets`: how many were dropped before a socket, for `listener` (a name, `media` or `any`), because of `reason`, so far.
+    pub fn access_dropped_total(&self, listener: &str, reason: &'static str, packets: u64) {
         self.advance(
             "access_dropped",
             &self.access_dropped,
-            &[&listener, reason],
+            &[listener, reason],
             packets,
         );
     }

@@ -1,10 +1,11 @@
 //! What other threads may ask of the supervisor.
 
+use crate::access::AccessView;
 use arc_swap::ArcSwap;
 use edge_proto::config::Config;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::{Arc, OnceLock};
 use tokio::sync::mpsc;
 
 /// Requests that wait; more are refused.
@@ -39,6 +40,7 @@ pub struct SupervisorHandle {
     requests: mpsc::Sender<Request>,
     phase: Arc<AtomicU8>,
     config: Arc<ArcSwap<Config>>,
+    access: Arc<OnceLock<AccessView>>,
 }
 
 /// Why a request was not carried out.
@@ -66,12 +68,28 @@ impl SupervisorHandle {
             requests,
             phase,
             config: Arc::new(ArcSwap::new(config)),
+            access: Arc::default(),
         };
         (handle, receiver)
     }
 
     pub(super) fn enter(&self, phase: Phase) {
         self.phase.store(phase as u8, Ordering::Release);
+    }
+
+    pub(super) fn watch_access(&self, access: AccessView) {
+        // Once per process.
+        let _ = self.access.set(access);
+    }
+
+    /// What is wrong although calls are taken: one sentence each.
+    pub fn problems(&self) -> Vec<String> {
+        let access = self.access.get().map(AccessView::get);
+        access
+            .filter(|status| !status.is_complete())
+            .map(|status| format!("access: {status}"))
+            .into_iter()
+            .collect()
     }
 
     pub(super) fn put_in_force(&self, config: Arc<Config>) {

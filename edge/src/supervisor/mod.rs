@@ -7,6 +7,7 @@
 //!                       └── admin                       (HTTP; asks back through SupervisorHandle)
 //! ```
 
+mod access;
 mod cores;
 mod handle;
 mod reload;
@@ -28,9 +29,13 @@ use std::io;
 use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
+use tokio::time::MissedTickBehavior;
 
 /// How often a drain looks whether the last call is over.
 const DRAIN_TICK: Duration = Duration::from_millis(100);
+
+/// How often XDP's attachments and drop counters are looked at.
+const ACCESS_TICK: Duration = Duration::from_secs(1);
 
 /// Why the edge could not start, or ended other than it was told to.
 #[derive(thiserror::Error, Debug)]
@@ -135,7 +140,9 @@ impl Running {
         signals: &mut Signals,
         requests: &mut mpsc::Receiver<Request>,
     ) -> Result<(), RunError> {
-        let mut tick = tokio::time::interval(DRAIN_TICK);
+        let mut drain_tick = tokio::time::interval(DRAIN_TICK);
+        let mut access_tick = tokio::time::interval(ACCESS_TICK);
+        access_tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let draining = handle.phase() == Phase::Draining;
             tokio::select! {
@@ -157,7 +164,8 @@ impl Running {
                     Request::Drain => self.drain(handle).await,
                 },
                 end = self.threads.next_end() => return Err(end.into_error()),
-                _ = tick.tick(), if draining => {
+                _ = access_tick.tick() => self.access.poll(),
+                _ = drain_tick.tick(), if draining => {
                     if self.is_idle() {
                         tracing::info!("drained: the last call is over");
                         return Ok(());

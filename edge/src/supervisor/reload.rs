@@ -1,5 +1,6 @@
 //! Putting a changed configuration file in force, as a whole or not at all.
 
+use super::access::access_options;
 use super::handle::{Reloaded, SupervisorHandle};
 use super::start::{Running, open_listeners, resolver_settings};
 use crate::config::{Settings, load_after};
@@ -42,6 +43,9 @@ impl Running {
             warnings: new.warnings.iter().map(ToString::to_string).collect(),
         };
         self.metrics.update(&new.protocol);
+        // Userspace decides either way; XDP goes first so that a source that was added is not dropped before it is asked.
+        self.access
+            .apply(&new.protocol, access_options(&new.access));
         for (core, listeners) in self.cores.iter().zip(sockets) {
             core.command(ControlCommand::Reload {
                 config: new.protocol.clone(),
@@ -80,7 +84,6 @@ fn needs_restart(old: &Settings, new: &Settings) -> Vec<String> {
         ("edge.cores", old.cores != new.cores),
         ("[media]", media(old) != media(new)),
         ("media.fast_path", old.fast_path != new.fast_path),
-        ("[access]", old.access != new.access),
         ("[admin]", old.admin != new.admin),
         ("cdr.path", old.cdr_path != new.cdr_path),
     ]

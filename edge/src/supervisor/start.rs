@@ -1,9 +1,11 @@
 //! Everything that is made once, in the order in which it can fail.
 
 use super::RunError;
+use super::access::{access_options, watch_access};
 use super::cores::{cpus, raise_open_files};
 use super::handle::SupervisorHandle;
 use super::threads::Threads;
+use crate::access::Access;
 use crate::admin::{AdminServer, AdminStop};
 use crate::cdr::CdrWriter;
 use crate::clock::Clock;
@@ -55,6 +57,8 @@ pub(super) struct Running {
     pub threads: Threads,
     reporter: ReporterStop,
     admin: Option<AdminStop>,
+    /// Detaches XDP when dropped.
+    pub access: Access,
 }
 
 /// The sockets of one core's listeners.
@@ -89,7 +93,11 @@ impl Running {
             },
             clock,
         });
+        let access = Access::start(&settings.protocol, access_options(&settings.access));
+        watch_access(&metrics, access.view());
+        handle.watch_access(access.view());
         let mut running = Running {
+            access,
             settings,
             cores: Vec::with_capacity(cpus.len()),
             metrics,

@@ -246,3 +246,23 @@ async fn requests_come_from_any_thread_and_are_answered() {
     drop(requests);
     assert_eq!(handle.reload(), Err(RequestError::Unavailable));
 }
+
+#[tokio::test]
+async fn xdp_that_cannot_be_attached_is_a_problem_and_no_obstacle() {
+    let site = Site::new();
+    let mut settings = site.write(&[5060], "");
+    settings.access.interfaces = vec!["no-such-if0".to_owned()];
+    let (handle, _requests) = SupervisorHandle::new(settings.protocol.clone());
+    assert_eq!(handle.problems(), Vec::<String>::new());
+    let mut edge = Running::start(settings, &handle).await.unwrap();
+    let problems = handle.problems();
+    assert!(
+        matches!(&problems[..], [one] if one.starts_with("access: ")),
+        "{problems:?}"
+    );
+    assert_eq!(options_async(site.sip(5060)).await, "SIP/2.0 200 OK");
+    // A reload without the interface makes it good.
+    edge.reload(&handle).await.unwrap();
+    assert_eq!(handle.problems(), Vec::<String>::new());
+    timeout(DEADLINE, edge.stop()).await.unwrap();
+}

@@ -13,6 +13,7 @@ use prometheus::{
     Encoder, Gauge, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
     Opts, Registry, TextEncoder,
 };
+use std::cell::RefCell;
 use std::sync::{Mutex, PoisonError};
 use totals::Totals;
 
@@ -38,6 +39,7 @@ type ScrapeSource = Box<dyn Fn(&Metrics) + Send + Sync>;
 /// All metrics of the process. Shared; every method takes `&self`.
 pub struct Metrics {
     registry: Registry,
+    names: Vec<String>,
     labels: Labels,
     totals: Mutex<Totals>,
     sources: Mutex<Vec<ScrapeSource>>,
@@ -70,6 +72,7 @@ impl Metrics {
         let registry = Registry::new();
         let family = Families {
             registry: &registry,
+            names: RefCell::default(),
         };
         let build = family.gauges(
             "build_info",
@@ -177,6 +180,7 @@ impl Metrics {
                     "Call detail records in memory that wait for the file.",
                 )?,
             },
+            names: family.names.take(),
             registry,
         };
         metrics.update(config);
@@ -195,6 +199,11 @@ impl Metrics {
         for outcome in ["applied", "refused"] {
             self.reloads.with_label_values(&[outcome]);
         }
+    }
+
+    /// The full name of every family, also of those that have no series yet.
+    pub fn names(&self) -> &[String] {
+        &self.names
     }
 
     /// Adds a reader of somebody else's counters, called before each scrape (media threads, XDP maps). It must not block.
@@ -261,10 +270,14 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 /// Makes and registers families under the `sip_edge` namespace.
 struct Families<'a> {
     registry: &'a Registry,
+    /// Of what was registered, in order.
+    names: RefCell<Vec<String>>,
 }
 
 impl Families<'_> {
     fn register<C: Collector + Clone + 'static>(&self, c: C) -> Result<C, prometheus::Error> {
+        let named = c.desc().into_iter().map(|d| d.fq_name.clone());
+        self.names.borrow_mut().extend(named);
         self.registry.register(Box::new(c.clone()))?;
         Ok(c)
     }

@@ -112,7 +112,7 @@ impl Cause {
             Cause::Cancelled => "the caller gave up before an answer",
             Cause::Busy => "the called party is busy (486, 600)",
             Cause::NoAnswer => {
-                "the called party did not answer in time (408, 480, 487 or the ring timeout)"
+                "the called party did not answer in time (408, 480 or the ring timeout)"
             }
             Cause::Rejected => "the called party refused the call (other 4xx, 5xx, 6xx)",
             Cause::Unreachable => "no connection to the trunk, or its name did not resolve",
@@ -133,7 +133,9 @@ impl Cause {
             }
             Cause::NetworkMismatch => "the trunks of the transfer share no IP version",
             Cause::EncryptionRequired => "the trunk requires SRTP and the peer does not offer it",
-            Cause::NoCommonCodec => "the peer and the trunk share no codec",
+            Cause::NoCommonCodec => {
+                "the peer and the trunk share no codec, or the peer says so (415, 488, 606)"
+            }
             Cause::TrunkLimit => "the trunk's limit of concurrent or new calls is reached",
             Cause::MediaTimeout => "no RTP for longer than media.timeout_s",
             Cause::MediaFailed => "no media port could be opened",

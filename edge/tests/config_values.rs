@@ -301,3 +301,36 @@ fn what_the_machine_says_gives_warnings() {
         assert!(said.contains(&expected), "{expected}\nnot in\n{}", said.join("\n"));
     }
 }
+
+#[test]
+fn there_are_limits() {
+    let context = Context {
+        environment: &Environment::default(),
+        previous: None,
+        world_readable: false,
+    };
+    let mut text = SMALL.to_owned();
+    for n in 0..255 {
+        text += &format!("[[trunk]]\nname = \"t{n}\"\nuri = \"sip:198.51.100.1\"\n");
+    }
+    for n in 0..63 {
+        text += &format!(
+            "[[listen]]\ntransport = \"tcp\"\naddress = \"203.0.113.11:{}\"\n",
+            6000 + n
+        );
+    }
+    let error = parse(Path::new("F"), &text, &context).unwrap_err();
+    let messages: Vec<_> = error
+        .diagnostics
+        .iter()
+        .map(|d| (d.key.as_str(), d.message.as_str()))
+        .collect();
+    assert!(
+        messages.contains(&("trunk.t254", "expected at most 256 trunks")),
+        "{messages:?}"
+    );
+    assert!(
+        messages.contains(&("listen[64]", "expected at most 64 listeners")),
+        "{messages:?}"
+    );
+}

@@ -11,7 +11,7 @@ use super::{transfer, value_or};
 use crate::config::codec;
 use crate::config::diagnostic::{At, Listed, Place, Sink};
 use crate::config::raw::RawTrunk;
-use edge_proto::call::policy::HeaderPattern;
+use edge_proto::call::policy::{HeaderPattern, is_sips_own};
 use edge_proto::config::{
     Config, InboundAuth, LatchMode, MediaEncryption, Network, PresentAs, ReferAuth, Trunk,
 };
@@ -305,7 +305,7 @@ fn headers(sink: &mut Sink<'_>, raw: &RawTrunk, trunk: &mut Trunk) {
         let text = name.value.as_str();
         if text.ends_with('*') || HeaderPattern::parse(text).is_none() {
             sink.error(&name.place, format!("{text:?} is not a header name"));
-        } else if edge_proto::call::policy::is_never_copied(text) {
+        } else if is_sips_own(text) {
             sink.error(
                 &name.place,
                 format!("{text} is a header that SIP itself uses; it cannot be set"),

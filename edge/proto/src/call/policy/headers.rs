@@ -1,5 +1,6 @@
 //! Which headers of a REFER, and of the URI in its Refer-To, reach the new INVITE.
 
+use super::reserved::is_never_copied;
 use crate::config::TransferPolicy;
 
 /// The most headers copied to one INVITE.
@@ -10,144 +11,6 @@ pub const MAX_COPIED_BYTES: usize = 8192;
 /// Names by which a platform tells the live agent whose call it is. What the platform itself sends in the REFER wins over any
 /// header of the same name that someone configured.
 const PLATFORM_NAMES: [&str; 2] = ["X-Conversation-ID", "X-Caller-ID"];
-
-/// Headers that SIP uses itself, or that state who is calling or who vouches for it: the edge writes those that the new
-/// INVITE needs, and copies none whatever the policy says. Lower case.
-const NEVER_COPIED: &[&str] = &[
-    "accept",
-    "accept-contact",
-    "accept-encoding",
-    "accept-language",
-    "accept-resource-priority",
-    "allow",
-    "allow-events",
-    "answer-mode",
-    "authentication-info",
-    "authorization",
-    "call-id",
-    "contact",
-    "content-disposition",
-    "content-encoding",
-    "content-id",
-    "content-language",
-    "content-length",
-    "content-transfer-encoding",
-    "content-type",
-    "cseq",
-    "date",
-    "diversion",
-    "encryption",
-    "error-info",
-    "event",
-    "expires",
-    "feature-caps",
-    "flow-timer",
-    "from",
-    "geolocation",
-    "geolocation-error",
-    "geolocation-routing",
-    "hide",
-    "history-info",
-    "identity",
-    "identity-info",
-    "info-package",
-    "in-reply-to",
-    "join",
-    "max-breadth",
-    "max-forwards",
-    "mime-version",
-    "min-expires",
-    "min-se",
-    "p-access-network-info",
-    "p-answer-state",
-    "p-asserted-identity",
-    "p-asserted-service",
-    "p-associated-uri",
-    "p-called-party-id",
-    "p-charging-function-addresses",
-    "p-charging-vector",
-    "p-early-media",
-    "p-media-authorization",
-    "p-preferred-identity",
-    "p-preferred-service",
-    "p-profile-key",
-    "p-refused-uri-list",
-    "p-served-user",
-    "p-user-database",
-    "p-visited-network-id",
-    "path",
-    "permission-missing",
-    "policy-contact",
-    "policy-id",
-    "priv-answer-mode",
-    "privacy",
-    "proxy-authenticate",
-    "proxy-authentication-info",
-    "proxy-authorization",
-    "proxy-require",
-    "rack",
-    "reason",
-    "record-route",
-    "recv-info",
-    "refer-events-at",
-    "refer-sub",
-    "refer-to",
-    "referred-by",
-    "reject-contact",
-    "relayed-charge",
-    "remote-party-id",
-    "replaces",
-    "request-disposition",
-    "require",
-    "resource-priority",
-    "response-key",
-    "retry-after",
-    "route",
-    "rseq",
-    "security-client",
-    "security-server",
-    "security-verify",
-    "server",
-    "service-route",
-    "session-expires",
-    "session-id",
-    "sip-etag",
-    "sip-if-match",
-    "subscription-state",
-    "supported",
-    "suppress-if-match",
-    "target-dialog",
-    "timestamp",
-    "to",
-    "trigger-consent",
-    "unsupported",
-    "user-agent",
-    "via",
-    "warning",
-    "www-authenticate",
-    // The compact forms, and the pseudo-header of a URI that means the body (RFC 3261 §19.1.1).
-    "a",
-    "b",
-    "body",
-    "c",
-    "d",
-    "e",
-    "f",
-    "i",
-    "j",
-    "k",
-    "l",
-    "m",
-    "n",
-    "o",
-    "r",
-    "s",
-    "t",
-    "u",
-    "v",
-    "x",
-    "y",
-];
 
 /// An entry of `pass_headers` or `drop_headers`: a name, or the beginning of names before a final `*`. Case does not matter.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -339,11 +202,6 @@ fn is_forbidden_control(c: char) -> bool {
 
 fn is_platform(name: &str) -> bool {
     PLATFORM_NAMES.iter().any(|n| n.eq_ignore_ascii_case(name))
-}
-
-/// Whether `name` is one that no configuration may set or pass.
-pub fn is_never_copied(name: &str) -> bool {
-    NEVER_COPIED.contains(&name.to_ascii_lowercase().as_str())
 }
 
 #[cfg(test)]

@@ -158,98 +158,59 @@ proptest! {
     }
 }
 
-#[test]
-fn each_reason_is_its_own() {
+/// Status and detail of the refusal of what `change` makes of a good REFER.
+fn refusal(auth: AuthOutcome, change: impl FnOnce(&mut ReferFacts<'_>)) -> (u16, String) {
     let config = Fixture::new().build();
-    let detail = |facts: &ReferFacts<'_>, auth| {
-        let refusal = check_refer(&config, facts, &mut || auth)
-            .result
-            .unwrap_err();
-        (refusal.status, refusal.detail)
-    };
-    let facts = good(&config, TO);
+    let mut facts = good(&config, TO);
+    change(&mut facts);
+    let verdict = check_refer(&config, &facts, &mut || auth);
+    let refusal = verdict.result.unwrap_err();
+    (refusal.status, refusal.detail)
+}
+
+#[track_caller]
+fn is(found: (u16, String), status: u16, detail: &str) {
+    assert_eq!((found.0, found.1.as_str()), (status, detail));
+}
+
+#[test]
+fn credentials_that_are_missing_and_wrong_are_told_apart() {
+    let missing = refusal(AuthOutcome::Missing, |_| {});
+    is(missing, 401, "it shows no credentials and is challenged");
+    let stale = refusal(AuthOutcome::Refused("stale"), |_| {});
+    is(stale, 401, "its credentials are refused: stale");
+}
+
+#[test]
+fn both_limits_have_their_own_reason() {
     let ok = AuthOutcome::Accepted;
-    let is =
-        |got: (u16, String), status: u16, text: &str| assert_eq!(got, (status, text.to_owned()));
-    is(
-        detail(&facts, AuthOutcome::Missing),
-        401,
-        "it shows no credentials and is challenged",
-    );
-    is(
-        detail(&facts, AuthOutcome::Refused("stale")),
-        401,
-        "its credentials are refused: stale",
-    );
-    is(
-        detail(
-            &ReferFacts {
-                transfers_done: 2,
-                ..facts
-            },
-            ok,
-        ),
-        403,
-        "the call already had 2 of 2 transfers",
-    );
-    is(
-        detail(
-            &ReferFacts {
-                refers_tried: MAX_REFERS_TRIED,
-                ..facts
-            },
-            ok,
-        ),
-        403,
-        "the call already had 32 REFERs",
-    );
-    is(
-        detail(
-            &ReferFacts {
-                refer_to: &[],
-                ..facts
-            },
-            ok,
-        ),
-        400,
-        "there is no Refer-To header",
-    );
-    let twice = &["<tel:+1>", "<tel:+1>"];
-    is(
-        detail(
-            &ReferFacts {
-                refer_to: twice,
-                ..facts
-            },
-            ok,
-        ),
-        400,
-        "there is more than one Refer-To header",
-    );
-    let http = &["<http://example.net>"];
-    assert_eq!(
-        detail(
-            &ReferFacts {
-                refer_to: http,
-                ..facts
-            },
-            ok
-        )
-        .0,
-        416
-    );
-    let carrier = config.trunk_named("carrier").map(|t| &**t);
-    is(
-        detail(
-            &ReferFacts {
-                transferor: carrier,
-                ..facts
-            },
-            ok,
-        ),
-        403,
-        "trunk \"carrier\" has no [trunk.transfer]",
-    );
+    let done = refusal(ok, |facts| facts.transfers_done = 2);
+    is(done, 403, "the call already had 2 of 2 transfers");
+    let tried = refusal(ok, |facts| facts.refers_tried = MAX_REFERS_TRIED);
+    is(tried, 403, "the call already had 32 REFERs");
+}
+
+#[test]
+fn there_is_exactly_one_refer_to() {
+    let ok = AuthOutcome::Accepted;
+    let none = refusal(ok, |facts| facts.refer_to = &[]);
+    is(none, 400, "there is no Refer-To header");
+    let two = refusal(ok, |facts| facts.refer_to = &["<tel:+1>", "<tel:+1>"]);
+    is(two, 400, "there is more than one Refer-To header");
+    let http = refusal(ok, |facts| facts.refer_to = &["<http://example.net>"]);
+    assert_eq!(http.0, 416);
+}
+
+#[test]
+fn a_trunk_without_a_policy_never_transfers() {
+    let config = Fixture::new().build();
+    let carrier = config.trunk_named("carrier").map(|trunk| &**trunk);
+    let facts = ReferFacts {
+        transferor: carrier,
+        ..good(&config, TO)
+    };
+    let refusal = check(&config, &facts).result.unwrap_err();
+    assert_eq!(refusal.detail, "trunk \"carrier\" has no [trunk.transfer]");
 }
 
 #[test]

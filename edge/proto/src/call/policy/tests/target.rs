@@ -3,6 +3,7 @@
 use super::*;
 use crate::call::policy::{Target, TargetRefusal, evaluate_fallback, evaluate_refer_to};
 use crate::event::Cause;
+use proptest::prelude::*;
 
 fn evaluate(value: &str) -> Result<Target, TargetRefusal> {
     let config = Fixture::new().build();
@@ -238,4 +239,28 @@ fn a_fallback_needs_no_pattern_but_a_trunk() {
     assert_eq!(who("sip:1@192.0.2.4;maddr=x").unwrap_err().status, 403);
     assert_eq!(who("sip:1@192.0.2.4?X-A=b").unwrap().embedded.len(), 1);
     assert_eq!(who("<sip:1@192.0.2.4;maddr=x>").unwrap_err().status, 403);
+}
+
+proptest! {
+    /// Whatever stands in Refer-To, a call goes to a trunk that the target's host or `via` means, for a user that a pattern
+    /// matches, and nothing that could break a line comes along.
+    #[test]
+    fn no_text_reaches_anyone_else(
+        value in prop_oneof![
+            any::<String>(),
+            "<?(sips?|tel):[ -~]{0,40}>?",
+            "<sip:[a-z0-9%+.;:@]{1,12}@(192[.]0[.]2[.]4|evil[.]example[.]com|pbx[.]example[.]net)[;?=%@a-z0-9.:]{0,20}>",
+        ],
+    ) {
+        let config = Fixture::new().build();
+        if let Ok(target) = evaluate_refer_to(&config, ai(&config), &value) {
+            prop_assert!(["agents", "pbx"].contains(&target.trunk.name.as_str()));
+            if target.trunk.name == "pbx" {
+                prop_assert!(target.user.starts_with('9'), "{}", target.user);
+            }
+            let embedded = target.embedded.iter().flat_map(|(name, value)| [name, value]);
+            let mut texts = embedded.chain([&target.user, &target.text]);
+            prop_assert!(!texts.any(|text| text.chars().any(char::is_control)));
+        }
+    }
 }

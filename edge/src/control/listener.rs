@@ -292,3 +292,53 @@ async fn receive_datagrams<P: Protocol>(
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn listener(transport: Transport, address: &str) -> Listener {
+        let address = address.parse().unwrap();
+        Listener {
+            id: ListenerId(0),
+            name: "public".to_owned(),
+            transport,
+            address,
+            advertised: address,
+        }
+    }
+
+    #[test]
+    fn every_core_gets_a_socket_on_the_same_address() {
+        for transport in [Transport::Tcp, Transport::Tls, Transport::Udp] {
+            let sockets = bind(&listener(transport, "[::1]:0"), 4).unwrap();
+            let addresses: Vec<_> = sockets.iter().map(|s| s.local_addr().unwrap()).collect();
+            assert_eq!(addresses.len(), 4);
+            assert_ne!(addresses[0].port(), 0);
+            assert!(addresses.iter().all(|address| *address == addresses[0]));
+        }
+    }
+
+    #[test]
+    fn both_families_can_have_the_same_port_on_all_addresses() {
+        let v6 = bind(&listener(Transport::Tcp, "[::]:0"), 1).unwrap();
+        let port = v6[0].local_addr().unwrap().port();
+        bind(&listener(Transport::Tcp, &format!("0.0.0.0:{port}")), 1).unwrap();
+    }
+
+    #[test]
+    fn errors_name_the_listener_the_address_and_the_reason() {
+        let first = bind(&listener(Transport::Tcp, "127.0.0.1:0"), 2).unwrap();
+        let address = first[0].local_addr().unwrap().to_string();
+        let error = bind(&listener(Transport::Tcp, &address), 2).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            format!("listener \"public\": address {address} is in use by another socket")
+        );
+        let error = bind(&listener(Transport::Udp, "192.0.2.1:5060"), 1).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "listener \"public\": 192.0.2.1:5060 is not an address of this host"
+        );
+    }
+}

@@ -17,7 +17,7 @@ use crate::handoff::{Full, Receiver, Sender, Waker, bounded, bounded_on};
 use crate::media::{self, MediaCounters, MediaOptions};
 use crate::metrics::Metrics;
 use crate::reporter::{self, BookLimits, Reporter, ReporterOptions, ReporterStop, Shared};
-use edge_proto::b2bua::{B2bua, B2buaParams, SharedKeys};
+use edge_proto::b2bua::{B2bua, B2buaParams, HandoffMessage, SharedKeys};
 use edge_proto::config::Config;
 use edge_proto::event::Event;
 use edge_proto::id::CoreId;
@@ -150,56 +150,79 @@ impl Running {
             .into_iter()
             .unzip();
         let (ready, all_ready) = mpsc::unbounded_channel();
-        let count = u8::try_from(cpus.len()).unwrap_or(CoreId::MAX_CORES);
-        for (((&cpu, id), (waker, handoff_queue)), listeners) in cpus
+        let common = Common {
+            clock,
+            cores: u8::try_from(cpus.len()).unwrap_or(CoreId::MAX_CORES),
+            keys,
+            events,
+            handoffs,
+            ready,
+        };
+        for (((&cpu, id), queue), listeners) in cpus
             .iter()
-            .zip((0..count).map(CoreId))
+            .zip((0..common.cores).map(CoreId))
             .zip(queues)
             .zip(sockets)
         {
-            let media = self.start_media(id, cpu, clock, &waker, &ready)?;
-            let (commands, command_queue) = bounded_on(COMMANDS, &waker);
-            let status = Arc::new(CoreStatus::default());
-            self.metrics.watch_control(id, status.clone());
-            let is_ready = ready.clone();
-            let setup = control::Setup {
-                core: id,
-                clock,
-                config: self.settings.protocol.clone(),
-                tls: self.settings.tls.clone(),
-                limits: ControlLimits::default(),
-                listeners,
-                resolver: resolver_settings(&self.settings),
-                commands: command_queue,
-                handoffs: handoff_queue,
-                media: media.events,
-                outlets: Outlets::new(media.commands, handoffs.clone(), events.clone()),
-                status: status.clone(),
-                ready: Box::new(move || {
-                    let _ = is_ready.send(());
-                }),
-            };
-            let params = B2buaParams {
-                config: self.settings.protocol.clone(),
-                core: id,
-                cores: count,
-                seed: random()?,
-                keys: keys.clone(),
-            };
-            self.threads
-                .spawn(&format!("control-{id}"), Some(cpu), move || {
-                    let protocol = B2bua::new(params, clock.now());
-                    control::run(setup, protocol).map_err(|error| error.to_string())
-                })?;
-            self.cores.push(Core {
-                id,
-                commands,
-                status,
-                media_stop: media.stop,
-                media_waker: media.waker,
-            });
+            self.start_core(&common, (id, cpu), queue, listeners)?;
         }
         Ok(all_ready)
+    }
+
+    fn start_core(
+        &mut self,
+        common: &Common<'_>,
+        (id, cpu): (CoreId, usize),
+        (waker, handoffs): (Waker, Receiver<HandoffMessage>),
+        listeners: Sockets,
+    ) -> Result<(), RunError> {
+        let clock = common.clock;
+        let media = self.start_media(id, cpu, clock, &waker, &common.ready)?;
+        let (commands, command_queue) = bounded_on(COMMANDS, &waker);
+        let status = Arc::new(CoreStatus::default());
+        self.metrics.watch_control(id, status.clone());
+        let ready = common.ready.clone();
+        let setup = control::Setup {
+            core: id,
+            clock,
+            config: self.settings.protocol.clone(),
+            tls: self.settings.tls.clone(),
+            limits: ControlLimits::default(),
+            listeners,
+            resolver: resolver_settings(&self.settings),
+            commands: command_queue,
+            handoffs,
+            media: media.events,
+            outlets: Outlets::new(
+                media.commands,
+                common.handoffs.clone(),
+                common.events.clone(),
+            ),
+            status: status.clone(),
+            ready: Box::new(move || {
+                let _ = ready.send(());
+            }),
+        };
+        let params = B2buaParams {
+            config: self.settings.protocol.clone(),
+            core: id,
+            cores: common.cores,
+            seed: random()?,
+            keys: common.keys.clone(),
+        };
+        self.threads
+            .spawn(&format!("control-{id}"), Some(cpu), move || {
+                let protocol = B2bua::new(params, clock.now());
+                control::run(setup, protocol).map_err(|error| error.to_string())
+            })?;
+        self.cores.push(Core {
+            id,
+            commands,
+            status,
+            media_stop: media.stop,
+            media_waker: media.waker,
+        });
+        Ok(())
     }
 
     fn start_media(
@@ -334,6 +357,18 @@ impl Running {
         self.reporter.stop();
         self.threads.wait_for("reporter", STOP).await;
     }
+}
+
+/// What all cores are given alike.
+struct Common<'a> {
+    clock: Clock,
+    cores: u8,
+    keys: SharedKeys,
+    events: &'a Sender<(CoreId, Event)>,
+    /// Into each core's queue, by [`CoreId`].
+    handoffs: Vec<Sender<HandoffMessage>>,
+    /// Each thread sends once.
+    ready: mpsc::UnboundedSender<()>,
 }
 
 /// The supervisor's ends of a media thread.

@@ -43,6 +43,23 @@ fn bytes_wait_for_the_connection_and_the_peer_sees_the_address_asked_for() {
 }
 
 #[test]
+fn ipv6_works_in_both_directions() {
+    let edge = Edge::start(Options {
+        reaction: echo(),
+        ..Options::default()
+    });
+    let peer = TcpListener::bind("[::1]:0").unwrap();
+    edge.does([connect(FIRST, "::1", peer.local_addr().unwrap())]);
+    let (mut stream, source) = peer.accept().unwrap();
+    stream.set_read_timeout(Some(DEADLINE)).unwrap();
+    assert!(matches!(edge.next(), Input::Connected { local, .. } if local == source));
+    stream.write_all(b"OPTIONS").unwrap();
+    let mut got = [0; 7];
+    stream.read_exact(&mut got).unwrap();
+    assert_eq!(&got, b"OPTIONS");
+}
+
+#[test]
 fn a_refused_connection_names_both_ends_and_the_error() {
     let edge = Edge::start(Options::default());
     let closed = TcpListener::bind("127.0.0.1:0")

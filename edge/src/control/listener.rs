@@ -321,9 +321,13 @@ mod tests {
 
     #[test]
     fn both_families_can_have_the_same_port_on_all_addresses() {
-        let v6 = bind(&listener(Transport::Tcp, "[::]:0"), 1).unwrap();
-        let port = v6[0].local_addr().unwrap().port();
-        bind(&listener(Transport::Tcp, &format!("0.0.0.0:{port}")), 1).unwrap();
+        // The port that the system chooses for one may be taken in the other family by someone else.
+        let both = (0..50).any(|_| {
+            let v6 = bind(&listener(Transport::Tcp, "[::]:0"), 1).unwrap();
+            let port = v6[0].local_addr().unwrap().port();
+            bind(&listener(Transport::Tcp, &format!("0.0.0.0:{port}")), 1).is_ok()
+        });
+        assert!(both);
     }
 
     #[test]

@@ -34,8 +34,9 @@ pub(crate) struct Stream {
     pub remote: SocketAddr,
 }
 
-/// Key of a connection that may carry requests of other dialogs too (RFC 3261 §18.1.1, RFC 5923): for TLS only connections
-/// whose peer was verified for the same trunk.
+/// Key of a connection that may carry requests of other dialogs too (RFC 3261 §18.1.1, RFC 5923). One that the edge opened is
+/// its trunk's alone: over TLS its peer was verified for that trunk, and what arrives on it counts for that trunk. One that was
+/// accepted has none; over TLS it proves nothing about who may be called over it.
 type ReuseKey = (Transport, SocketAddr, Option<Arc<str>>);
 
 /// All connections of this core.
@@ -68,15 +69,10 @@ impl Connections {
     }
 
     fn key(stream: &Stream) -> ReuseKey {
-        let trunk = match stream.transport {
-            Transport::Tls => stream.trunk.clone(),
-            Transport::Tcp | Transport::Udp => None,
-        };
-        (stream.transport, stream.remote, trunk)
+        (stream.transport, stream.remote, stream.trunk.clone())
     }
 
     fn insert(&mut self, id: ConnectionId, stream: Stream) {
-        // An accepted TLS connection proves nothing about who may be called over it.
         if stream.transport != Transport::Tls || stream.trunk.is_some() {
             self.reuse.insert(Self::key(&stream), id);
         }
@@ -99,11 +95,8 @@ impl Connections {
         remote: SocketAddr,
         trunk: &str,
     ) -> Option<ConnectionId> {
-        let trunk = match transport {
-            Transport::Tls => Some(Arc::from(trunk)),
-            Transport::Tcp | Transport::Udp => None,
-        };
-        self.reuse.get(&(transport, remote, trunk)).copied()
+        let of = |trunk| self.reuse.get(&(transport, remote, trunk)).copied();
+        of(Some(Arc::from(trunk))).or_else(|| of(None))
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::B2buaParams;
 use super::connections::{Connections, Origin};
+use super::ingress::RETRY_AFTER_S;
 use super::io::{HandoffMessage, Hop, Output};
 use super::ownership::MAGIC_COOKIE;
 use super::ports::Leases;
@@ -344,6 +345,12 @@ impl Context {
         }
     }
 
+    /// The leg that a request belongs to, for reports.
+    pub fn server_owner(&self, key: ServerKey) -> Option<(CallId, LegNumber)> {
+        let (_, id, leg) = self.servers.get(&key)?.call.as_ref()?;
+        Some((id.clone(), *leg))
+    }
+
     pub fn server_use(&self, key: ServerKey) -> Option<ServerUse> {
         let (call, _, leg) = self.servers.get(&key)?.call.as_ref()?;
         Some(ServerUse {
@@ -379,6 +386,15 @@ impl Context {
         }
         let bytes = response.header(HeaderName::Server, PRODUCT).build();
         self.transactions.respond(self.now, key, code, bytes);
+    }
+
+    /// 503 without a transaction: there is no room for one here, or at the core that the request belongs to.
+    pub fn refuse_stateless(&mut self, hop: Hop, request: &Message) {
+        let response = self
+            .response(request, 503, None)
+            .header(HeaderName::RetryAfter, RETRY_AFTER_S)
+            .header(HeaderName::Server, PRODUCT);
+        self.transmit(hop, response.build());
     }
 
     /// A plain response without a body; a To-tag is added to everything but 100.

@@ -3,13 +3,12 @@
 use super::B2bua;
 use super::connections::Origin;
 use super::context::{ALLOW, ClientPurpose};
-use super::ingress::RETRY_AFTER_S;
 use crate::call::{Admission, CallKey};
 use crate::event::{CallId, Cause, Direction, EventKind, LegNumber};
 use crate::id::ResolveId;
 use crate::relay::MediaEvent;
 use crate::sip::transaction::{ClientKey, RequestDisposition, ResponseDisposition, ServerKey};
-use crate::sip::{HeaderName, Message, Method, ResponseBuilder};
+use crate::sip::{HeaderName, Message, Method};
 use crate::trunk::TrunkSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -65,12 +64,10 @@ impl B2bua {
                 },
             );
             match user.purpose {
-                ClientPurpose::Invite => {
-                    call.on_invite_response(cx, user.leg, key, origin, message)
-                }
+                ClientPurpose::Invite => call.on_invite_response(cx, user.leg, origin, message),
                 ClientPurpose::Reinvite => call.on_reinvite_response(cx, user.leg, key, message),
                 _ if code < 200 => {}
-                ClientPurpose::Bye => call.on_bye_response(cx, user.leg),
+                ClientPurpose::Bye => call.on_bye_response(cx, user.leg, key),
                 ClientPurpose::Notify => call.on_notify_response(cx, user.leg, key, code),
             }
         });
@@ -83,7 +80,7 @@ impl B2bua {
         self.with_call(user.call, |call, cx| match user.purpose {
             ClientPurpose::Invite => call.on_invite_failure(cx, user.leg, key, transport),
             ClientPurpose::Reinvite => call.on_reinvite_failure(cx, user.leg, key),
-            ClientPurpose::Bye => call.on_bye_response(cx, user.leg),
+            ClientPurpose::Bye => call.on_bye_response(cx, user.leg, key),
             ClientPurpose::Notify => call.on_notify_response(cx, user.leg, key, 408),
         });
         self.cx.client_done(key);
@@ -126,10 +123,7 @@ impl B2bua {
                         queue: "transactions",
                     },
                 );
-                let answer = ResponseBuilder::to(&request, 503)
-                    .header(HeaderName::RetryAfter, RETRY_AFTER_S)
-                    .build();
-                self.cx.transmit(origin.hop, answer);
+                self.cx.refuse_stateless(origin.hop, &request);
             }
         }
     }
@@ -320,11 +314,12 @@ impl B2bua {
         self.cx
             .server_started(cancel, trunk.clone(), &Method::Cancel, origin.remote);
         self.cx
-            .event(whose.0, whose.1, received(trunk, &Method::Cancel));
+            .event(whose.0.clone(), whose.1, received(trunk, &Method::Cancel));
         if strange || invite.is_none() {
             return self.cx.reply(cancel, request, 481);
         }
-        let (Some(invite), Some(user)) = (invite, user) else {
+        // RFC 3261 §9.2: of an INVITE that was answered it has no effect.
+        let (Some(invite), Some(user), Some(_)) = (invite, user, whose.0) else {
             return self.cx.reply(cancel, request, 200);
         };
         let reason = request.header(HeaderName::Reason).map(str::to_owned);

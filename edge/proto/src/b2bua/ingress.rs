@@ -7,7 +7,7 @@ use super::ownership::owner_of;
 use crate::config::Transport;
 use crate::event::EventKind;
 use crate::id::{ConnectionId, CoreId, ListenerId};
-use crate::sip::{Frame, FramingError, HeaderName, Message, Method, ResponseBuilder, ResponseHint};
+use crate::sip::{Frame, FramingError, Message, Method, ResponseBuilder, ResponseHint};
 use bytes::Bytes;
 use std::net::SocketAddr;
 
@@ -213,9 +213,6 @@ impl B2bua {
             self.cx.parked_handoffs.push_back((core, message));
             return;
         }
-        let answer = ResponseBuilder::to(&request, 503)
-            .header(HeaderName::RetryAfter, RETRY_AFTER_S)
-            .build();
-        self.cx.transmit(hop, answer);
+        self.cx.refuse_stateless(hop, &request);
     }
 }

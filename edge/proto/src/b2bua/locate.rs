@@ -16,6 +16,16 @@ pub(crate) struct Candidate {
     pub address: SocketAddr,
 }
 
+/// What is known of where a dialog's peer can be reached.
+#[derive(Clone, Copy)]
+pub(crate) struct Reach<'a> {
+    pub trunk: &'a Trunk,
+    /// Where the dialog's last message came from or went to.
+    pub own: Option<(Hop, SocketAddr)>,
+    /// Where the trunk's `uri` led when the leg was called.
+    pub located: Option<&'a Candidate>,
+}
+
 impl Context {
     /// Asks for the addresses behind `uri`; the answer arrives as [`crate::call::Call::on_located`]. An IP literal needs no
     /// resolver but takes the same way, so that there is only one.
@@ -41,34 +51,39 @@ impl Context {
         });
     }
 
-    /// The hop for a request within a dialog (RFC 3261 §12.2.1.1): an open connection to the next hop's address, else the
-    /// dialog's own connection while it is open, else a new one, but only to an address that the trunk lists or that its
-    /// `uri` led to: a peer's Contact must not make the edge connect anywhere else.
-    pub fn dialog_hop(
-        &mut self,
-        trunk: &Trunk,
-        next_hop: &str,
-        own: Option<Hop>,
-        located: Option<&Candidate>,
-    ) -> Option<Hop> {
+    /// The hop for a request within a dialog to the URI `next_hop` (RFC 3261 §12.2.1.1).
+    ///
+    /// The dialog's own connection goes first while it leads to that address: what follows an answer on it stays behind the
+    /// answer. Then an open connection to the address, then the dialog's own wherever it leads, then a new one. An address
+    /// counts only if the trunk lists it or its `uri` led there: a peer's Contact must not make the edge speak to anyone else.
+    pub fn dialog_hop(&mut self, next_hop: &str, reach: Reach<'_>) -> Option<Hop> {
+        let Reach {
+            trunk,
+            own,
+            located,
+        } = reach;
+        let own = own.filter(|&(hop, _)| self.hop_is_open(hop));
         let target = literal_target(next_hop);
+        if let (Some((hop, peer)), Some((_, address))) = (own, target)
+            && peer.ip() == address.ip()
+        {
+            return Some(hop);
+        }
+        let target = target.filter(|(_, address)| {
+            let listed = trunk.allow.iter().any(|net| net.contains(&address.ip()));
+            listed || located.is_some_and(|c| c.address.ip() == address.ip())
+        });
         if let Some((transport, address)) = target
             && let Some(open) = self.connections.reusable(transport, address, &trunk.name)
         {
             return Some(Hop::Stream(open));
         }
-        if let Some(hop) = own
-            && self.hop_is_open(hop)
-        {
+        if let Some((hop, _)) = own {
             return Some(hop);
         }
         if let Some((transport, address)) = target {
-            let listed = trunk.allow.iter().any(|net| net.contains(&address.ip()));
-            let ours = located.is_some_and(|c| c.address.ip() == address.ip());
-            if listed || ours {
-                let name = located.map_or_else(|| address.ip().to_string(), |c| c.uri.host.clone());
-                return self.hop_to(trunk, transport, address, &name);
-            }
+            let name = located.map_or_else(|| address.ip().to_string(), |c| c.uri.host.clone());
+            return self.hop_to(trunk, transport, address, &name);
         }
         let located = located?;
         self.hop_to(

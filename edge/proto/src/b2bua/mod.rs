@@ -24,7 +24,7 @@ pub(crate) use connections::Origin;
 pub(crate) use context::{ALLOW, CallTimer, ClientPurpose, ClientUse, Context, PRODUCT, TimerKind};
 pub(crate) use dispatch::received;
 pub(crate) use ingress::RETRY_AFTER_S;
-pub(crate) use locate::Candidate;
+pub(crate) use locate::{Candidate, Reach};
 pub(crate) use ports::{Family, Lease};
 pub(crate) use reload::still_listed;
 

@@ -39,10 +39,10 @@ impl B2bua {
     }
 }
 
-/// Whether a source may still signal for `trunk`, by name, under the present configuration.
-pub(crate) fn still_listed(config: &Config, trunk: &Trunk, source: SocketAddr) -> bool {
+/// Whether a peer may still signal for `trunk`, by name, under the present configuration. `called`: this edge called it, at
+/// the trunk's `uri`; a platform need not be listed to be called.
+pub(crate) fn still_listed(config: &Config, trunk: &Trunk, peer: SocketAddr, called: bool) -> bool {
     config.trunk_named(&trunk.name).is_some_and(|now| {
-        now.allow.iter().any(|net| net.contains(&source.ip()))
-            || !trunk.uris.is_empty() && now.uris == trunk.uris
+        now.allow.iter().any(|net| net.contains(&peer.ip())) || (called && now.uris == trunk.uris)
     })
 }

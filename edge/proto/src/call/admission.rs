@@ -2,7 +2,7 @@
 
 use crate::b2bua::{B2bua, Context, Origin, RETRY_AFTER_S};
 use crate::config::{DigestAlgorithm, Trunk};
-use crate::event::EventKind;
+use crate::event::{CallId, EventKind, LegNumber};
 use crate::sip::auth::{DigestFailure, peek_username};
 use crate::sip::transaction::ServerKey;
 use crate::sip::{HeaderName, Message, Uri};
@@ -84,15 +84,12 @@ impl B2bua {
         if !trunk.auth.demands_digest() {
             return Admission::Admitted(trunk);
         }
-        match self.cx.verify_digest(request, &trunk) {
-            Ok(()) => {
-                self.cx.digest_event(&trunk, "accepted");
-                Admission::Admitted(trunk)
-            }
+        let verdict = self.cx.verify_digest(request, &trunk);
+        self.cx.digest_verdict(None, &trunk, verdict);
+        match verdict {
+            Ok(()) => Admission::Admitted(trunk),
             Err(failure) => {
-                self.cx.digest_event(&trunk, failure.outcome());
-                let stale = failure.is_stale();
-                self.cx.challenge(key, request, &trunk, stale);
+                self.cx.challenge(key, request, &trunk, failure.is_stale());
                 Admission::Answered
             }
         }
@@ -130,18 +127,34 @@ impl Context {
             response = response.header(HeaderName::WwwAuthenticate, challenge);
         }
         self.respond(key, 401, response);
-        self.digest_event(trunk, "challenged");
+        let whose = self.server_owner(key);
+        self.digest_event(whose, trunk, "challenged");
     }
 
-    pub fn digest_event(&mut self, trunk: &Trunk, outcome: &'static str) {
-        self.event(
-            None,
-            None,
-            EventKind::Digest {
-                trunk: Arc::from(trunk.name.as_str()),
-                outcome,
-            },
-        );
+    /// Reports what credentials were worth. A request without any is merely challenged, which is reported with the challenge.
+    pub fn digest_verdict(
+        &mut self,
+        whose: Option<(CallId, LegNumber)>,
+        trunk: &Trunk,
+        verdict: Result<(), DigestFailure>,
+    ) {
+        match verdict {
+            Ok(()) => self.digest_event(whose, trunk, "accepted"),
+            Err(DigestFailure::Missing) => {}
+            Err(failure) => self.digest_event(whose, trunk, failure.outcome()),
+        }
+    }
+
+    /// An event about digest, of a leg where one is known.
+    pub fn digest_event(
+        &mut self,
+        whose: Option<(CallId, LegNumber)>,
+        trunk: &Trunk,
+        outcome: &'static str,
+    ) {
+        let (call, leg) = whose.unzip();
+        let trunk = Arc::from(trunk.name.as_str());
+        self.event(call, leg, EventKind::Digest { trunk, outcome });
     }
 
     /// A refusal that asks the peer to try later (RFC 3261 §20.33).

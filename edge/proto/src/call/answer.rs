@@ -1,18 +1,20 @@
 //! Responses to our INVITE: progress, the answer, forks, challenges, refusals.
 
 use super::Call;
-use super::leg::LegState;
+use super::leg::{Disowned, LegState};
 use super::outcome::Outcome;
 use crate::b2bua::{ClientPurpose, ClientUse, Context, Origin, PRODUCT, TimerKind};
 use crate::event::{Cause, HangupBy, LegNumber};
 use crate::sdp::{self, Answer};
-use crate::sip::auth;
+use crate::sip::auth::{self, AnswerError};
 use crate::sip::dialog::{Dialog, ViaLine};
 use crate::sip::transaction::ClientKey;
 use crate::sip::{HeaderName, Message, Method};
 
 /// Challenges with `stale=true` that are answered before giving up.
 const MAX_CHALLENGES: u8 = 3;
+/// Endpoints whose surplus answers one INVITE may have; further ones are left to give up by themselves.
+const MAX_DISOWNED: usize = 8;
 
 impl Call {
     /// A response to the leg's INVITE.
@@ -20,7 +22,6 @@ impl Call {
         &mut self,
         cx: &mut Context,
         leg: LegNumber,
-        key: ClientKey,
         origin: &Origin,
         message: &Message,
     ) {
@@ -31,9 +32,12 @@ impl Call {
         cx.cancel_timer(self.key, leg, TimerKind::Auth);
         match (l.state, code) {
             (LegState::Calling, 100) => {}
-            (LegState::Calling, 101..=199) => self.on_provisional(cx, leg, code, message),
+            // RFC 6228: 199 ends an early dialog of the peer's forking, which is nobody's business but its own.
+            (LegState::Calling, 199) => {}
+            (LegState::Calling, 101..=198) => self.on_provisional(cx, leg, code, message),
             (LegState::Calling, 200..=299) => {
                 l.hop = Some(origin.hop);
+                l.peer = Some(origin.remote);
                 self.on_invite_answered(cx, leg, message);
             }
             (LegState::Calling, 401 | 407) => self.on_challenge(cx, leg, code, message),
@@ -44,15 +48,12 @@ impl Call {
                 }
                 self.on_invite_rejected(cx, leg, outcome);
             }
-            (LegState::Cancelling, 200..=299) => {
-                // The answer crossed our CANCEL.
-                self.disown_2xx(cx, leg, message);
-            }
+            (LegState::Cancelling, 200..=299) => self.on_crossed_2xx(cx, leg, message),
             (LegState::Cancelling, 300..) => {
                 l.sip_status = Some(code);
                 self.leg_over(cx, leg);
             }
-            (_, 200..=299) => self.on_repeated_2xx(cx, leg, key, message),
+            (_, 200..=299) => self.on_repeated_2xx(cx, leg, message),
             _ => {}
         }
     }
@@ -67,8 +68,8 @@ impl Call {
             return;
         };
         l.ring.get_or_insert(cx.now);
+        self.take_answer(cx, leg, message);
         if self.is_setup_callee(leg) {
-            self.take_answer(cx, leg, message);
             self.on_callee_progress(cx, leg, code);
         } else {
             self.on_target_progress(cx, leg, code);
@@ -113,12 +114,12 @@ impl Call {
         let key = self.key;
         cx.cancel_timer(key, leg, TimerKind::Ring);
         if !self.confirm(cx, leg, message) {
-            // A 2xx without a usable Contact or tag: nothing can be sent to it, not even a BYE.
+            // A 2xx without a usable Contact: nothing can be sent to it, not even a BYE.
             let outcome = Outcome::new(
-                message.status(),
+                None,
                 Cause::Malformed,
                 HangupBy::Edge,
-                "the 2xx has no usable Contact or To-tag",
+                "the 2xx has no usable Contact",
             );
             if let Some(l) = self.legs.get_mut(&leg) {
                 l.state = LegState::Over;
@@ -132,7 +133,7 @@ impl Call {
             .is_some_and(|l| l.media.remote.is_some());
         if taken == Some(false) || (taken.is_none() && !early) {
             let outcome = Outcome::new(
-                message.status(),
+                None,
                 Cause::NoCommonCodec,
                 HangupBy::Edge,
                 "the answer has no codec that was offered",
@@ -169,7 +170,7 @@ impl Call {
             l.dialog = Some(dialog);
             return true;
         };
-        let hop = cx.dialog_hop(&l.trunk, dialog.next_hop(), l.hop, l.located.as_ref());
+        let hop = cx.dialog_hop(dialog.next_hop(), l.reach());
         l.dialog = Some(dialog);
         l.last_ack = Some(ack.clone());
         if let Some(hop) = hop {
@@ -179,61 +180,67 @@ impl Call {
         true
     }
 
+    /// The answer crossed our CANCEL: the dialog that nobody wants any more is made, and ended.
+    fn on_crossed_2xx(&mut self, cx: &mut Context, leg: LegNumber, message: &Message) {
+        let bye = self.disown_2xx(cx, leg, message);
+        let Some(l) = self.legs.get_mut(&leg) else {
+            return;
+        };
+        l.sip_status = message.status();
+        l.bye = bye;
+        match bye {
+            Some(_) => self.await_bye(cx, leg),
+            None => self.leg_over(cx, leg),
+        }
+    }
+
     /// A 2xx after the first: the same one again is ACKed again; another fork's is ACKed and ended (RFC 3261 §13.2.2.4).
-    fn on_repeated_2xx(
-        &mut self,
-        cx: &mut Context,
-        leg: LegNumber,
-        _key: ClientKey,
-        message: &Message,
-    ) {
+    fn on_repeated_2xx(&mut self, cx: &mut Context, leg: LegNumber, message: &Message) {
         let Some(l) = self.legs.get(&leg) else {
             return;
         };
-        let same = l
+        let tag = message.to_tag().unwrap_or_default();
+        let own = l
             .dialog
             .as_ref()
-            .is_some_and(|dialog| message.to_tag() == Some(dialog.remote_tag.as_str()));
-        if !same {
-            self.note(
-                cx,
-                leg,
-                "fork",
-                "a second endpoint answered; it is ended".to_owned(),
-                None,
-            );
-            return self.disown_2xx(cx, leg, message);
-        }
-        if let (Some(ack), Some(hop)) = (l.last_ack.clone(), l.hop) {
-            cx.transmit(hop, ack);
+            .filter(|dialog| dialog.remote_tag == tag)
+            .and(l.last_ack.clone().zip(l.hop));
+        let known = own.or_else(|| {
+            let fork = l.disowned.iter().find(|fork| fork.tag == tag)?;
+            Some((fork.ack.clone(), fork.hop))
+        });
+        match known {
+            Some((ack, hop)) => cx.transmit(hop, ack),
+            None if l.disowned.len() < MAX_DISOWNED => {
+                let what = "a second endpoint answered; it is ended".to_owned();
+                self.note(cx, leg, "fork", what, None);
+                self.disown_2xx(cx, leg, message);
+            }
+            None => {}
         }
     }
 
     /// ACKs a 2xx that nobody wants and sends BYE in its dialog.
-    fn disown_2xx(&mut self, cx: &mut Context, leg: LegNumber, message: &Message) {
+    fn disown_2xx(
+        &mut self,
+        cx: &mut Context,
+        leg: LegNumber,
+        message: &Message,
+    ) -> Option<ClientKey> {
         let key = self.key;
         let id = self.id.clone();
-        let Some(l) = self.legs.get_mut(&leg) else {
-            return;
-        };
-        let dialog = l
-            .sent_invite
-            .as_ref()
-            .and_then(|invite| Dialog::uac(invite, message).ok());
-        let Some(mut dialog) = dialog else {
-            return;
-        };
-        let Some(hop) = cx.dialog_hop(&l.trunk, dialog.next_hop(), l.hop, l.located.as_ref())
-        else {
-            return;
-        };
-        if let Some(ack) = l.build_ack(cx, &mut dialog, message.cseq().number) {
-            cx.transmit(hop, ack);
-        }
+        let l = self.legs.get_mut(&leg)?;
+        let mut dialog = Dialog::uac(l.sent_invite.as_ref()?, message).ok()?;
+        let hop = cx.dialog_hop(dialog.next_hop(), l.reach())?;
+        let ack = l.build_ack(cx, &mut dialog, message.cseq().number)?;
+        cx.transmit(hop, ack.clone());
+        l.disowned.push(Disowned {
+            tag: dialog.remote_tag.clone(),
+            ack,
+            hop,
+        });
         let branch = cx.branch();
-        let Some((transport, sent_by)) = l.via(cx) else {
-            return;
-        };
+        let (transport, sent_by) = l.via(cx)?;
         let via = ViaLine {
             transport,
             sent_by: &sent_by,
@@ -251,7 +258,7 @@ impl Call {
             trunk: l.label.clone(),
             sent_at: cx.now,
         };
-        cx.send_request(hop, &branch, bytes, user, id);
+        cx.send_request(hop, &branch, bytes, user, id)
     }
 
     /// 401 or 407: answered once, and again only when the peer says that merely the nonce was stale.
@@ -288,7 +295,10 @@ impl Call {
         }
         let cnonce = cx.random_hex(8);
         let answer = match &origination.template.present {
-            None => Err("no credentials are configured for this trunk".to_owned()),
+            None => Err((
+                "no credentials are configured for this trunk".to_owned(),
+                "unanswered",
+            )),
             Some(present) => auth::answer(
                 challenges.iter().copied(),
                 present,
@@ -298,17 +308,22 @@ impl Call {
                 1,
                 &cx.digest,
             )
-            .map_err(|fault| fault.to_string()),
+            .map_err(|fault| match fault {
+                AnswerError::OwnNonce => (fault.to_string(), fault.outcome()),
+                _ => (fault.to_string(), "unanswered"),
+            }),
         };
+        let whose = Some((self.id.clone(), leg));
         match answer {
             Ok(value) => {
                 origination.authorization = Some((credentials, value));
                 origination.challenges += 1;
                 origination.cseq += 1;
-                cx.digest_event(&trunk, "answered");
+                cx.digest_event(whose, &trunk, "answered");
                 self.send_invite(cx, leg);
             }
-            Err(fault) => {
+            Err((fault, report)) => {
+                cx.digest_event(whose, &trunk, report);
                 let outcome =
                     Outcome::new(Some(code), Cause::SipAuthFailed, HangupBy::Remote, fault);
                 self.on_invite_rejected(cx, leg, outcome);

@@ -1,6 +1,6 @@
 //! One leg: a dialog with one peer, its media, and the facts its CDR line will tell.
 
-use crate::b2bua::{Candidate, Hop};
+use crate::b2bua::{Candidate, Hop, Reach};
 use crate::call::media::LegMedia;
 use crate::call::notify::Notifier;
 use crate::call::originate::Origination;
@@ -57,6 +57,15 @@ pub(crate) struct AwaitedAck {
     pub expects_answer: bool,
 }
 
+/// The dialog of an answer that nobody wants, as far as its repetitions need it.
+#[derive(Clone, Debug)]
+pub(crate) struct Disowned {
+    /// The answering endpoint's tag.
+    pub tag: String,
+    pub ack: Bytes,
+    pub hop: Hop,
+}
+
 /// One leg of a call.
 pub(crate) struct Leg {
     pub number: LegNumber,
@@ -93,6 +102,10 @@ pub(crate) struct Leg {
     pub sent_invite: Option<Message>,
     /// The ACK to our INVITE's 2xx, sent again when the 2xx is.
     pub last_ack: Option<Bytes>,
+    /// Dialogs of further answers to our INVITE, which were ended at once.
+    pub disowned: Vec<Disowned>,
+    /// Our BYE, while it is unanswered.
+    pub bye: Option<ClientKey>,
     pub notifier: Notifier,
     pub media: LegMedia,
     pub start: Instant,
@@ -141,6 +154,8 @@ impl Leg {
             modification: Modification::None,
             sent_invite: None,
             last_ack: None,
+            disowned: Vec::new(),
+            bye: None,
             notifier: Notifier::default(),
             media: LegMedia::default(),
             start: now,
@@ -168,6 +183,15 @@ impl Leg {
             self.state,
             LegState::Incoming | LegState::Preparing | LegState::Calling | LegState::Confirmed
         )
+    }
+
+    /// Where the peer can be reached.
+    pub fn reach(&self) -> Reach<'_> {
+        Reach {
+            trunk: &self.trunk,
+            own: self.hop.zip(self.peer),
+            located: self.located.as_ref(),
+        }
     }
 
     /// Counts it against the trunk's `max_calls`. `false`: the limit is reached and nothing was counted.

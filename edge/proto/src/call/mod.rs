@@ -222,7 +222,9 @@ impl Call {
     pub fn advance(&mut self, cx: &mut Context) {
         let mut done = Vec::new();
         for (&number, leg) in &mut self.legs {
-            if leg.end.is_some() && leg.media.lease.is_none() && !leg.recorded {
+            // A cancelled INVITE's final status is part of the record.
+            let ended = leg.end.is_some() && leg.state != LegState::Cancelling;
+            if ended && leg.media.lease.is_none() && !leg.recorded {
                 leg.recorded = true;
                 leg.uncount();
                 let record = leg.record(self.id.clone(), cx.now);

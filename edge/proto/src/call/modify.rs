@@ -12,11 +12,33 @@ use crate::time::Duration;
 /// How often a re-INVITE that met the peer's own is tried again.
 const MAX_GLARE_RETRIES: u8 = 3;
 
+const SDP: &str = "application/sdp";
+
 /// How our re-INVITE ended.
 pub(super) enum Reoffer {
     Accepted,
     /// Refused or unanswered; the session is as it was. The status, where there was one.
     Refused(Option<u16>),
+}
+
+/// The offer in an INVITE or UPDATE, if there is a body; else the status and cause to refuse it with.
+pub(super) fn offer_in(request: &Message) -> Result<Option<Offer>, (u16, Cause)> {
+    let body = request.body();
+    if body.is_empty() {
+        return Ok(None);
+    }
+    if request.content_type().is_some() && !request.has_content_type(SDP) {
+        return Err((415, Cause::Malformed));
+    }
+    match Offer::parse(&body) {
+        Ok(offer) => Ok(Some(offer)),
+        Err(fault) => Err((fault.status(), fault.cause())),
+    }
+}
+
+/// What a refusal with 415 has to say (RFC 3261 §21.4.13).
+pub(super) fn accept(code: u16) -> Option<&'static str> {
+    (code == 415).then_some(SDP)
 }
 
 impl Call {
@@ -138,7 +160,8 @@ impl Call {
         );
         let response = cx
             .response(request, code, None)
-            .header(HeaderName::Reason, super::release::reason(code, cause));
+            .header(HeaderName::Reason, super::release::reason(code, cause))
+            .maybe(HeaderName::Accept, accept(code));
         cx.respond(key, code, response);
     }
 
@@ -150,11 +173,9 @@ impl Call {
         leg: LegNumber,
         request: &Message,
     ) -> Result<Option<Vec<u8>>, (u16, Cause)> {
-        let body = request.body();
-        if body.is_empty() {
+        let Some(offer) = offer_in(request)? else {
             return Ok(None);
-        }
-        let offer = Offer::parse(&body).map_err(|fault| (fault.status(), fault.cause()))?;
+        };
         let l = self
             .legs
             .get_mut(&leg)

@@ -8,7 +8,7 @@ use super::setup::CallerIdentity;
 use crate::b2bua::{Candidate, ClientPurpose, ClientUse, Context, Family, TimerKind};
 use crate::config::{Trunk, TrunkUri};
 use crate::event::{Cause, Direction, EventKind, HangupBy, LegNumber};
-use crate::sdp;
+use crate::sdp::{self, LocalDescription};
 use crate::sip::transaction::ClientKey;
 use crate::sip::{HeaderName, Message, Method};
 use crate::time::Duration;
@@ -32,6 +32,18 @@ pub(crate) struct Origination {
     pub from: String,
     pub to: String,
     pub last: Outcome,
+}
+
+impl Origination {
+    /// Another server is tried: it has asked for no credentials yet, and its name goes into To. The number counts up, lest two
+    /// servers that share their state take the INVITE for a merged one (RFC 3261 §8.2.2.2).
+    fn start_over(&mut self) {
+        self.authorization = None;
+        self.challenges = 0;
+        self.cseq += 1;
+        self.from.clear();
+        self.to.clear();
+    }
 }
 
 impl Call {
@@ -168,6 +180,9 @@ impl Call {
         };
         origination.client = None;
         if let Some(candidate) = origination.candidates.pop_front() {
+            if l.located.is_some() {
+                origination.start_over();
+            }
             let family = Family::of(candidate.address.ip());
             l.peer = Some(candidate.address);
             l.located = Some(candidate);
@@ -225,42 +240,38 @@ impl Call {
         }
     }
 
+    /// Sends the INVITE to the located address; where that fails at once, the next address is tried.
     pub(super) fn send_invite(&mut self, cx: &mut Context, leg: LegNumber) {
-        match self.try_send_invite(cx, leg) {
-            Some(()) => {}
-            None => {
-                if let Some(origination) = self.origination(leg) {
-                    origination.last = Outcome::unreachable(
-                        "no listener for the transport, or too many connections",
-                    );
-                }
-                self.try_next_candidate(cx, leg);
+        if let Err(outcome) = self.try_send_invite(cx, leg) {
+            if let Some(origination) = self.origination(leg) {
+                origination.last = outcome;
             }
+            self.try_next_candidate(cx, leg);
         }
     }
 
-    fn try_send_invite(&mut self, cx: &mut Context, leg: LegNumber) -> Option<()> {
+    fn try_send_invite(&mut self, cx: &mut Context, leg: LegNumber) -> Result<(), Outcome> {
         let key = self.key;
         let id = self.id.clone();
-        let l = self.legs.get_mut(&leg)?;
-        let located = l.located.clone()?;
+        let gone = || Outcome::unreachable("the leg is not being called");
+        let l = self.legs.get_mut(&leg).ok_or_else(gone)?;
+        let located = l.located.clone().ok_or_else(gone)?;
         let transport = located.uri.transport;
-        let advertised = cx.sent_by(&l.trunk, transport, located.address)?;
-        let hop = cx.hop_to(&l.trunk, transport, located.address, &located.uri.host)?;
-        let codecs = l.origination.as_deref()?.template.codecs.clone();
-        let local = match &l.media.local {
-            // The same offer again: a challenge or another address does not change what we say.
-            Some(local) if Some(local.rtp_port) == l.media.lease.map(|x| x.bind.port()) => {
-                local.clone()
-            }
-            _ => l.media.describe(cx, codecs, sdp::Direction::SendRecv)?,
-        };
+        let advertised = cx
+            .sent_by(&l.trunk, transport, located.address)
+            .ok_or_else(|| Outcome::unreachable("no listener speaks its transport and family"))?;
+        let hop = cx
+            .hop_to(&l.trunk, transport, located.address, &located.uri.host)
+            .ok_or_else(|| Outcome::overload("the limit on connections is reached"))?;
+        let local = l.first_offer(cx).ok_or_else(gone)?;
         l.hop = Some(hop);
         l.contact = Context::contact(transport, advertised, located.uri.sips);
         l.transport = Some(transport);
         l.state = LegState::Calling;
         let branch = cx.branch();
-        let bytes = l.build_invite(&branch, &located, advertised, &local)?;
+        let bytes = l
+            .build_invite(&branch, &located, advertised, &local)
+            .ok_or_else(gone)?;
         l.sent_invite = Message::parse(bytes.clone(), &cx.message_limits()).ok();
         let user = ClientUse {
             call: key,
@@ -270,15 +281,17 @@ impl Call {
             trunk: l.label.clone(),
             sent_at: cx.now,
         };
-        let client = cx.send_request(hop, &branch, bytes, user, id)?;
-        let origination = self.origination(leg)?;
+        let client = cx
+            .send_request(hop, &branch, bytes, user, id)
+            .ok_or_else(|| Outcome::overload("the limit on transactions is reached"))?;
+        let origination = self.origination(leg).ok_or_else(gone)?;
         origination.client = Some(client);
         if origination.authorization.is_some()
             && let Some(timeout) = origination.template.auth_timeout
         {
             cx.set_timer(key, leg, TimerKind::Auth, cx.now + timeout);
         }
-        Some(())
+        Ok(())
     }
 
     /// Nobody answered within the ring time.
@@ -318,5 +331,19 @@ impl Call {
         } else {
             self.on_target_failed(cx, leg, &outcome);
         }
+    }
+}
+
+impl Leg {
+    /// What the INVITE offers. It stays the same for another try at a challenge or at another address, as long as our port does.
+    fn first_offer(&mut self, cx: &mut Context) -> Option<LocalDescription> {
+        let port = self.media.lease.map(|lease| lease.bind.port());
+        if let Some(local) = &self.media.local
+            && Some(local.rtp_port) == port
+        {
+            return Some(local.clone());
+        }
+        let codecs = self.origination.as_deref()?.template.codecs.clone();
+        self.media.describe(cx, codecs, sdp::Direction::SendRecv)
     }
 }

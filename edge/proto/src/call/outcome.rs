@@ -1,6 +1,7 @@
 //! Why a leg was not answered, and what others are told about it.
 
 use crate::event::{Cause, HangupBy};
+use crate::sip::status::reason_phrase;
 
 /// Why a leg was not answered.
 #[derive(Clone, Debug)]
@@ -26,15 +27,20 @@ impl Outcome {
         Outcome::new(None, Cause::Unreachable, HangupBy::Edge, detail)
     }
 
+    pub(super) fn overload(detail: impl Into<String>) -> Self {
+        Outcome::new(None, Cause::EdgeOverload, HangupBy::Edge, detail)
+    }
+
     pub(super) fn of_code(code: u16) -> Self {
         let cause = match code {
             486 | 600 => Cause::Busy,
-            408 | 480 => Cause::NoAnswer,
-            487 => Cause::Cancelled,
+            // 487 without a CANCEL of ours: whoever was rung is not rung any more.
+            408 | 480 | 487 => Cause::NoAnswer,
             415 | 488 | 606 => Cause::NoCommonCodec,
             _ => Cause::Rejected,
         };
-        Outcome::new(Some(code), cause, HangupBy::Remote, String::new())
+        let detail = format!("the peer answered {code} {}", reason_phrase(code));
+        Outcome::new(Some(code), cause, HangupBy::Remote, detail)
     }
 
     /// Whether another address or trunk may do better: the peer is broken or absent, it did not decide.
@@ -52,13 +58,14 @@ impl Outcome {
         }
     }
 
-    /// The status the caller sees. Our own challenges and redirections are nobody else's business, and a 503 would make
-    /// the carrier avoid this edge (RFC 3261 §16.7).
+    /// The status the caller sees. What the peer says about our own request (challenges, extensions, scheme, method) is nobody
+    /// else's business, redirections are not followed, and a 503 would make the carrier avoid this edge (RFC 3261 §16.7).
     pub fn caller_code(&self) -> u16 {
         match self.code {
-            Some(401 | 407) => 502,
+            Some(401 | 405..=407 | 413 | 414 | 416 | 420..=423 | 494) => 502,
+            Some(415) => 488,
             Some(503) => 500,
-            Some(code) if (300..400).contains(&code) => 480,
+            Some(300..=399 | 487) => 480,
             Some(code) => code,
             None => match self.cause {
                 Cause::NoAnswer => 480,

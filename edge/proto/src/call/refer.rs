@@ -84,19 +84,20 @@ impl Call {
                 None => policy::Transferee::possible(&config, &l.trunk),
             },
         };
-        let mut stale = false;
+        let mut shown = None;
         let verdict = policy::check_refer(&config, &facts, &mut || {
             let result = cx.verify_digest(request, &trunk);
-            stale = result.is_err_and(DigestFailure::is_stale);
+            shown = Some(result);
             match result {
                 Ok(()) => AuthOutcome::Accepted,
                 Err(DigestFailure::Missing) => AuthOutcome::Missing,
                 Err(failure) => AuthOutcome::Refused(failure.outcome()),
             }
         });
-        if let Some(outcome) = digest_outcome(&verdict) {
-            cx.digest_event(&trunk, outcome);
+        if let Some(result) = shown {
+            cx.digest_verdict(Some((self.id.clone(), leg)), &trunk, result);
         }
+        let stale = shown.is_some_and(|result| result.is_err_and(DigestFailure::is_stale));
         if verdict
             .steps
             .iter()
@@ -391,14 +392,6 @@ impl Call {
             .as_ref()
             .is_some_and(|transfer| transfer.target == Some(leg))
     }
-}
-
-fn digest_outcome(verdict: &policy::ReferVerdict) -> Option<&'static str> {
-    let step = verdict
-        .steps
-        .iter()
-        .find(|step| step.step == policy::ReferStep::Authenticated)?;
-    (step.passed && step.detail.contains("credentials")).then_some("accepted")
 }
 
 /// Referred-By of the new INVITE (RFC 3892): the transferor's own, else one made from who it is.

@@ -4,10 +4,10 @@ use super::Call;
 use super::leg::{Leg, LegState};
 use super::outcome::{Outcome, Refusal};
 use crate::b2bua::{ClientPurpose, ClientUse, Context, Hop, PRODUCT, TimerKind, still_listed};
-use crate::event::{Cause, EventKind, HangupBy, LegNumber};
+use crate::event::{Cause, Direction, HangupBy, LegNumber};
 use crate::sip::dialog::ViaLine;
 use crate::sip::status::reason_phrase;
-use crate::sip::transaction::ServerKey;
+use crate::sip::transaction::{ClientKey, ServerKey};
 use crate::sip::{HeaderName, Message, Method};
 
 /// `Reason` for our own causes (RFC 3326): the SIP status it amounts to, and the cause by name and number.
@@ -95,11 +95,10 @@ impl Call {
         let Some(l) = self.legs.get_mut(&leg) else {
             return;
         };
-        l.state = LegState::Ending;
         let sent = l.send_in_dialog(cx, &Method::Bye, |request| {
             request.header(HeaderName::Reason, reason(200, cause))
         });
-        let started = sent.and_then(|(hop, branch, bytes)| {
+        l.bye = sent.and_then(|(hop, branch, bytes)| {
             let user = ClientUse {
                 call: key,
                 leg,
@@ -110,29 +109,31 @@ impl Call {
             };
             cx.send_request(hop, &branch, bytes, user, id)
         });
-        if started.is_none() {
-            l.state = LegState::Over;
-            self.note(
-                cx,
-                leg,
-                "bye",
-                "the peer cannot be reached any more".to_owned(),
-                Some(Cause::Unreachable.as_str().to_owned()),
-            );
-            return;
+        if l.bye.is_some() {
+            return self.await_bye(cx, leg);
         }
-        let at = cx.now + cx.transaction_timeout() + cx.config.sip.t4;
-        cx.set_timer(key, leg, TimerKind::LegEnd, at);
+        l.state = LegState::Over;
+        self.note(
+            cx,
+            leg,
+            "bye",
+            "the peer cannot be reached any more".to_owned(),
+            Some(Cause::Unreachable.as_str().to_owned()),
+        );
     }
 
-    /// The BYE was answered, or never will be.
-    pub fn on_bye_response(&mut self, cx: &mut Context, leg: LegNumber) {
-        // The BYE of a forked or crossed 2xx ends nothing but that dialog.
-        let ending = matches!(
-            self.legs.get(&leg).map(|l| l.state),
-            Some(LegState::Ending | LegState::Cancelling)
-        );
-        if ending {
+    /// Our BYE is out: the leg is over when it is answered, and at the latest when no answer can come any more.
+    pub(super) fn await_bye(&mut self, cx: &mut Context, leg: LegNumber) {
+        if let Some(l) = self.legs.get_mut(&leg) {
+            l.state = LegState::Ending;
+        }
+        let at = cx.now + cx.transaction_timeout() + cx.config.sip.t4;
+        cx.set_timer(self.key, leg, TimerKind::LegEnd, at);
+    }
+
+    /// A BYE was answered, or never will be. That of a fork ends nothing but the fork.
+    pub fn on_bye_response(&mut self, cx: &mut Context, leg: LegNumber, key: ClientKey) {
+        if self.legs.get(&leg).is_some_and(|l| l.bye == Some(key)) {
             self.leg_over(cx, leg);
         }
     }
@@ -166,7 +167,8 @@ impl Call {
         if let Some((key, request)) = l.invite.take() {
             let mut response = cx
                 .response(&request, code, Some(&l.local_tag))
-                .header(HeaderName::Reason, reason(code, cause));
+                .header(HeaderName::Reason, reason(code, cause))
+                .maybe(HeaderName::Accept, super::modify::accept(code));
             if code == 503 || code == 500 {
                 response = response.header(HeaderName::RetryAfter, crate::b2bua::RETRY_AFTER_S);
             }
@@ -321,21 +323,20 @@ impl Call {
 
     /// A new configuration is in force: a peer that may not signal any more loses its calls.
     pub fn on_reload(&mut self, cx: &mut Context) {
-        let lost = self.legs.values().any(|leg| {
+        let lost = self.legs.values().find(|leg| {
+            let called = leg.direction == Direction::Outbound;
             leg.is_alive()
                 && leg
                     .peer
-                    .is_some_and(|peer| !still_listed(&cx.config, &leg.trunk, peer))
+                    .is_some_and(|peer| !still_listed(&cx.config, &leg.trunk, peer, called))
         });
-        if lost {
-            self.event(
+        if let Some(number) = lost.map(|leg| leg.number) {
+            self.note(
                 cx,
-                1,
-                EventKind::Note {
-                    kind: "access",
-                    detail: "a peer of this call is not listed any more".to_owned(),
-                    reason: Some(Cause::AccessRemoved.as_str().to_owned()),
-                },
+                number,
+                "access",
+                "this peer is not listed any more".to_owned(),
+                Some(Cause::AccessRemoved.as_str().to_owned()),
             );
             self.end_call(cx, Cause::AccessRemoved);
         }
@@ -361,7 +362,7 @@ impl Leg {
         fill: impl FnOnce(crate::sip::RequestBuilder) -> crate::sip::RequestBuilder,
     ) -> Option<(Hop, String, bytes::Bytes)> {
         let next_hop = self.dialog.as_ref()?.next_hop().to_owned();
-        let hop = cx.dialog_hop(&self.trunk, &next_hop, self.hop, self.located.as_ref())?;
+        let hop = cx.dialog_hop(&next_hop, self.reach())?;
         self.hop = Some(hop);
         let branch = cx.branch();
         let (transport, sent_by) = self.via(cx)?;

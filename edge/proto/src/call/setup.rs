@@ -2,6 +2,7 @@
 
 use super::invite::InviteTemplate;
 use super::leg::{AwaitedAck, Leg, LegState};
+use super::modify::offer_in;
 use super::outcome::{Outcome, Refusal};
 use super::{Call, policy};
 use crate::b2bua::{Context, Family, Origin, TimerKind, received};
@@ -111,12 +112,7 @@ impl Call {
             .map_err(|refusal| (refusal.status(), refusal.cause()))?;
         let trunks = route.trunks.into();
         let number = route.number;
-        let body = request.body();
-        let offer = if body.is_empty() {
-            None
-        } else {
-            Some(Offer::parse(&body).map_err(|fault| (fault.status(), fault.cause()))?)
-        };
+        let offer = offer_in(request)?;
         let family = match &offer {
             Some(offer) => Family::of(offer.audio().rtp.ip()),
             None => leg.peer.map_or(Family::V4, |peer| Family::of(peer.ip())),

@@ -78,7 +78,8 @@ pub enum EventKind {
         elapsed: Option<Duration>,
     },
     /// A request was challenged, or credentials were judged. `outcome`: `challenged`, `accepted`, `stale`, `replayed`,
-    /// `wrong_realm`, `wrong_uri`, `wrong_algorithm`, `wrong_credentials`, `malformed`, `reflected`, `answered` (we answered a peer's challenge).
+    /// `wrong_realm`, `wrong_uri`, `wrong_algorithm`, `wrong_credentials`, `malformed`, `reflected`, `answered` (we answered a peer's challenge),
+    /// `unanswered` (we could not).
     Digest {
         trunk: Arc<str>,
         outcome: &'static str,

@@ -284,6 +284,10 @@ fn describe_digest(trunk: &str, outcome: &'static str) -> Description {
             "digest",
             format!("{trunk} asks for credentials: the request is sent again with them"),
         ),
+        "unanswered" => Description::new(
+            "digest",
+            format!("{trunk} asks for credentials, and is shown none"),
+        ),
         "reflected" => Description::new(
             "digest",
             format!("the challenge of {trunk} is not answered"),

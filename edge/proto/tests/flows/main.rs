@@ -2,7 +2,12 @@
 //! and with four control threads.
 
 mod access;
+mod admission;
 mod agreement;
 mod basic;
+mod cancel;
+mod challenge;
+mod failover;
 mod harness;
+mod progress;
 mod transfer;

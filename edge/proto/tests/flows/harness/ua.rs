@@ -250,12 +250,7 @@ impl Ua {
     /// of this dialog. The edge's tag and Contact are remembered.
     pub fn gets(&mut self, world: &mut World, what: &str) -> Message {
         let (link, message) = world.recv(self.address);
-        let method = message.cseq().method.as_str().to_owned();
-        let got = match message.status() {
-            Some(code) => format!("{code} {method}"),
-            None => method,
-        };
-        assert_eq!(got, what, "{}", text(&message));
+        assert_eq!(name(&message), what, "{}", text(&message));
         assert_eq!(message.call_id(), self.call_id, "{}", text(&message));
         self.link = link;
         if let Some(code) = message.status()
@@ -268,6 +263,33 @@ impl Ua {
             }
         }
         message
+    }
+}
+
+impl Ua {
+    /// Takes messages that came by different connections, whose order means nothing; returns them in the order of `what`.
+    pub fn gets_all(&mut self, world: &mut World, what: &[&str]) -> Vec<Message> {
+        let mut got: Vec<Option<Message>> = vec![None; what.len()];
+        for _ in what {
+            let (link, message) = world.recv(self.address);
+            self.link = link;
+            let name = name(&message);
+            let place = what
+                .iter()
+                .zip(&got)
+                .position(|(w, g)| *w == name && g.is_none());
+            got[place.unwrap_or_else(|| panic!("{name} is not expected"))] = Some(message);
+        }
+        got.into_iter().flatten().collect()
+    }
+}
+
+/// `200 INVITE` for a response, `BYE` for a request.
+fn name(message: &Message) -> String {
+    let method = message.cseq().method.as_str().to_owned();
+    match message.status() {
+        Some(code) => format!("{code} {method}"),
+        None => method,
     }
 }
 

@@ -87,6 +87,8 @@ pub struct World {
     pub closed: Vec<ConnectionId>,
     /// How many of the next media ports cannot be opened.
     pub ports_taken: usize,
+    /// The same once so many others were opened: (others, taken).
+    pub ports_taken_after: Option<(usize, usize)>,
     /// Datagrams that get lost on their way to each peer, from the next one on.
     pub losing: BTreeMap<SocketAddr, usize>,
     pub laws: Laws,
@@ -140,6 +142,7 @@ impl World {
             untrusted: Vec::new(),
             closed: Vec::new(),
             ports_taken: 0,
+            ports_taken_after: None,
             losing: BTreeMap::new(),
             laws: Laws::default(),
             serial: 0,
@@ -435,12 +438,8 @@ impl World {
 
     fn media_thread(&mut self, core: CoreId, command: &MediaCommand) -> Option<MediaEvent> {
         match *command {
-            MediaCommand::Open { local, .. } if self.ports_taken > 0 => {
+            MediaCommand::Open { allocation, .. } if self.ports_taken > 0 => {
                 self.ports_taken -= 1;
-                let _ = local;
-                let MediaCommand::Open { allocation, .. } = *command else {
-                    return None;
-                };
                 Some(MediaEvent::OpenFailed {
                     allocation,
                     reason: "address in use".into(),
@@ -452,6 +451,13 @@ impl World {
                 let taken = self.open.values().any(|&port| port == local);
                 assert!(!taken, "{local} is leased twice");
                 self.open.insert((core, allocation), local);
+                if let Some((others, count)) = self.ports_taken_after.as_mut() {
+                    *others -= 1;
+                    if *others == 0 {
+                        self.ports_taken = *count;
+                        self.ports_taken_after = None;
+                    }
+                }
                 Some(MediaEvent::Opened { allocation })
             }
             MediaCommand::Close { allocation } => {

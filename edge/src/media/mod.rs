@@ -21,6 +21,7 @@ pub use counters::{Counter, LaneCounters, MediaCounters};
 pub use error::{KERNEL_FLOOR, MediaError};
 pub use worker::Worker;
 
+use crate::access::MediaGuard;
 use crate::clock::Clock;
 use crate::handoff::{Receiver, Sender};
 use edge_proto::relay::{MediaCommand, MediaEvent};
@@ -65,6 +66,8 @@ pub struct Setup {
     pub commands: Receiver<MediaCommand>,
     pub events: Sender<MediaEvent>,
     pub counters: Arc<MediaCounters>,
+    /// Told who may send to which port.
+    pub guard: MediaGuard,
     /// Set it, then wake the commands' waker: [`Worker::run`] closes every socket and returns.
     pub stop: Arc<AtomicBool>,
 }

@@ -8,11 +8,13 @@ use super::ring::{Completion, Ring, RingOptions};
 use super::sockets::bind_pair;
 use super::token::{Kind, MAX_SLOTS, Token};
 use super::{MediaOptions, Setup};
+use crate::access::MediaGuard;
 use crate::clock::Clock;
 use crate::handoff::{Full, Receiver, Sender};
 use edge_proto::id::AllocationId;
 use edge_proto::relay::{
-    Component, DropReason, MediaCommand, MediaEvent, Relay, RelayConfig, RelayOutput, Verdict,
+    Admission, Component, DropReason, MediaCommand, MediaEvent, Relay, RelayConfig, RelayOutput,
+    Verdict,
 };
 use edge_proto::time::Instant;
 use std::collections::VecDeque;
@@ -35,6 +37,8 @@ const STOP_TURNS: usize = 256;
 /// The sockets of one allocation.
 struct Flow {
     allocation: AllocationId,
+    /// Where RTP is bound; RTCP is at the next port.
+    local: SocketAddr,
     endpoints: [Endpoint; 2],
 }
 
@@ -58,6 +62,7 @@ pub struct Worker {
     /// Events that wait for room in the queue. While there is one no command is taken, so each allocation adds a few at most.
     backlog: VecDeque<MediaEvent>,
     counters: Arc<MediaCounters>,
+    guard: MediaGuard,
     stop: Arc<AtomicBool>,
     batch: Vec<Completion>,
     /// Receives that ended in this turn; armed again once the buffers of the turn are back.
@@ -97,6 +102,7 @@ impl Worker {
             events: setup.events,
             backlog: VecDeque::new(),
             counters: setup.counters,
+            guard: setup.guard,
             stop: setup.stop,
             ended: Vec::with_capacity(1024),
             visits: VecDeque::new(),
@@ -390,6 +396,11 @@ impl Worker {
                     allocation,
                     component,
                 } => self.want(now, allocation, component, None),
+                RelayOutput::Admit {
+                    allocation,
+                    component,
+                    admission,
+                } => self.admit(allocation, component, admission),
                 RelayOutput::Release { allocation } => self.release(now, allocation),
                 RelayOutput::Event(event) => self.backlog.push_back(event),
             }
@@ -419,11 +430,18 @@ impl Worker {
         if self.flows.len() <= slot {
             self.flows.resize_with(slot + 1, || None);
         }
-        let [rtp, rtcp] = bind_pair(local)?;
+        // Before there is a socket that could be taken for one of the host's own.
+        for component in Component::ALL {
+            self.guard.allow_latching(port_of(local, component), &[]);
+        }
         let first = allocation.slot * 2;
-        self.ring
-            .set_files(first, [Some(rtp.as_fd()), Some(rtcp.as_fd())])
-            .map_err(|error| format!("cannot register sockets: {error}"))?;
+        let bound = bind_pair(local).and_then(|[rtp, rtcp]| {
+            self.ring
+                .set_files(first, [Some(rtp.as_fd()), Some(rtcp.as_fd())])
+                .map_err(|error| format!("cannot register sockets: {error}"))?;
+            Ok([rtp, rtcp])
+        });
+        let [rtp, rtcp] = bound.inspect_err(|_| self.guard_closed(local))?;
         let endpoints = [
             Endpoint::new(allocation, Component::Rtp, first, rtp),
             Endpoint::new(allocation, Component::Rtcp, first + 1, rtcp),
@@ -431,6 +449,7 @@ impl Worker {
         if let Some(flow) = self.flows.get_mut(slot) {
             *flow = Some(Box::new(Flow {
                 allocation,
+                local,
                 endpoints,
             }));
             self.counters.allocations.add(1);
@@ -439,6 +458,28 @@ impl Worker {
             self.steer(now, allocation, component);
         }
         Ok(())
+    }
+
+    /// Tells the filter in front of the sockets who may send.
+    fn admit(&mut self, allocation: AllocationId, component: Component, admission: Admission) {
+        let flow = self.flows.get(allocation.slot as usize);
+        let Some(Some(flow)) = flow else { return };
+        if flow.allocation != allocation {
+            return;
+        }
+        let local = port_of(flow.local, component);
+        match admission {
+            Admission::Nobody => self.guard.allow_latching(local, &[]),
+            Admission::Hosts(hosts) => self.guard.allow_latching(local, &hosts.map(Into::into)),
+            Admission::Anyone => self.guard.allow_any(local),
+            Admission::Exact(source) => self.guard.allow_exact(local, source),
+        }
+    }
+
+    fn guard_closed(&mut self, local: SocketAddr) {
+        for component in Component::ALL {
+            self.guard.remove(port_of(local, component));
+        }
     }
 
     fn release(&mut self, now: Instant, allocation: AllocationId) {
@@ -473,7 +514,11 @@ impl Worker {
         {
             self.counters.socket_errors.add(1);
         }
-        drop(flow);
+        if let Some(flow) = flow {
+            let local = flow.local;
+            drop(flow);
+            self.guard_closed(local);
+        }
         self.counters.allocations.subtract(1);
         self.relay.released(allocation);
     }
@@ -513,6 +558,15 @@ impl Worker {
         }
         Ok(())
     }
+}
+
+/// Where `component` of an allocation whose RTP is at `local` is.
+fn port_of(local: SocketAddr, component: Component) -> SocketAddr {
+    let offset = match component {
+        Component::Rtp => 0,
+        Component::Rtcp => 1,
+    };
+    SocketAddr::new(local.ip(), local.port().saturating_add(offset))
 }
 
 fn endpoint(

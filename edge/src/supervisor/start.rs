@@ -248,6 +248,7 @@ impl Running {
             commands: queue,
             events: event_sender,
             counters,
+            guard: self.access.media_guard(),
             stop: stop.clone(),
         };
         let ready = ready.clone();

@@ -5,6 +5,7 @@ use edge_proto::relay::{
     Component, DropReason, LatchMode, MediaCommand, MediaEvent, MediaStats, PayloadMap, RemoteMedia,
 };
 use edge_proto::time::Duration;
+use sip_edge::access::MediaGuard;
 use sip_edge::clock::Clock;
 use sip_edge::handoff::{Receiver, Sender, Waker, bounded, bounded_on};
 use sip_edge::media::{MediaCounters, MediaError, MediaOptions, Setup, Worker};
@@ -64,6 +65,7 @@ impl Bench {
             commands: command_receiver,
             events: event_sender,
             counters: Arc::clone(&counters),
+            guard: MediaGuard::absent(),
             stop: Arc::clone(&stop),
         };
         let thread = std::thread::spawn(move || {

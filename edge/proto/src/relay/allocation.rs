@@ -1,6 +1,6 @@
 //! One allocation: its latch, its bridge and its counters.
 
-use super::latch::{Judgement, Latch};
+use super::latch::{Admission, Judgement, Latch};
 use super::stats::{Reception, count_sent};
 use super::translation::{DEFAULT_CLOCK_HZ, Translation};
 use super::{Component, DirectionStats, DropReason, LatchMode, MediaStats};
@@ -47,6 +47,8 @@ pub(super) struct Allocation {
     pub local: SocketAddr,
     pub state: State,
     pub latch: Latch,
+    /// Who may be heard, as the effect layer was told last: RTP, RTCP.
+    pub admitted: [Admission; 2],
     pub bridge: Option<Bridge>,
     /// When a packet of the peer was last accepted, or when it began to be expected.
     pub heard: Instant,
@@ -67,6 +69,7 @@ impl Allocation {
             local,
             state: State::Binding,
             latch: Latch::new(mode),
+            admitted: [Admission::Nobody; 2],
             bridge: None,
             heard: Instant::ZERO,
             deadline: None,

@@ -25,6 +25,18 @@ pub(super) enum Judgement {
     Stranger,
 }
 
+/// Who may be heard on a port.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Admission {
+    /// The port is open, but whose it is is not known yet.
+    #[default]
+    Nobody,
+    /// These hosts, from any port.
+    Hosts([IpAddr; 2]),
+    Anyone,
+    Exact(SocketAddr),
+}
+
 /// Learned sources of one allocation, one per component. The first candidate wins, and only [`Latch::set_remote`] with a
 /// changed description forgets it: a later packet never moves a latch, whatever its source.
 #[derive(Debug)]
@@ -115,6 +127,25 @@ impl Latch {
             LatchMode::Any => true,
             LatchMode::Signalling => source.ip() == remote.signalling,
             LatchMode::Off => false,
+        }
+    }
+
+    /// Who may be heard on `component` now; a filter in front of the socket may refuse everybody else. [`Latch::judge`] never
+    /// accepts a source that is not among them.
+    pub fn admission(&self, component: Component) -> Admission {
+        if let Some(learned) = self.learned(component) {
+            return Admission::Exact(learned);
+        }
+        let (Some(remote), Some(described)) = (self.remote, self.described(component)) else {
+            return Admission::Nobody;
+        };
+        if self.mode == LatchMode::Off {
+            return Admission::Exact(described);
+        }
+        match (component, self.learned(Component::Rtp), self.mode) {
+            (Component::Rtcp, Some(rtp), _) => Admission::Hosts([described.ip(), rtp.ip()]),
+            (_, _, LatchMode::Any) => Admission::Anyone,
+            _ => Admission::Hosts([described.ip(), remote.signalling]),
         }
     }
 
@@ -302,6 +333,74 @@ mod tests {
             Judgement::Candidate
         );
         assert_eq!(latch.destination(Component::Rtp), Some(moved.rtp));
+    }
+
+    /// Whether a filter that knows the admission lets a packet pass.
+    fn passes(admission: Admission, source: SocketAddr) -> bool {
+        match admission {
+            Admission::Nobody => false,
+            Admission::Hosts(hosts) => hosts.contains(&source.ip()),
+            Admission::Anyone => true,
+            Admission::Exact(one) => same_endpoint(one, source),
+        }
+    }
+
+    #[test]
+    fn who_is_admitted_follows_the_latch() {
+        assert_eq!(
+            Latch::new(LatchMode::Any).admission(Component::Rtp),
+            Admission::Nobody
+        );
+        let hosts = |a: &str, b: &str| Admission::Hosts([a.parse().unwrap(), b.parse().unwrap()]);
+        for (mode, expected) in [
+            (LatchMode::Off, Admission::Exact(at("192.0.2.1:4000"))),
+            (LatchMode::Signalling, hosts("192.0.2.1", "198.51.100.1")),
+            (LatchMode::Any, Admission::Anyone),
+        ] {
+            assert_eq!(latch(mode).admission(Component::Rtp), expected, "{mode:?}");
+        }
+        let mut latch = latch(LatchMode::Any);
+        latch.learn(Component::Rtp, at("203.0.113.1:6000"));
+        assert_eq!(
+            latch.admission(Component::Rtp),
+            Admission::Exact(at("203.0.113.1:6000"))
+        );
+        assert_eq!(
+            latch.admission(Component::Rtcp),
+            hosts("192.0.2.1", "203.0.113.1")
+        );
+    }
+
+    proptest::proptest! {
+        /// A filter in front of the socket never refuses whom the relay would hear.
+        #[test]
+        fn nobody_who_would_be_heard_is_refused_before(
+            mode in proptest::sample::select(&[LatchMode::Off, LatchMode::Signalling, LatchMode::Any][..]),
+            steps in proptest::collection::vec((0u8..8, 0u8..4, proptest::bool::ANY), 0..12),
+        ) {
+            let host = |n: u8| at(&format!("192.0.2.{}:{}", n % 4, 4000 + u16::from(n / 4)));
+            let mut latch = Latch::new(mode);
+            for (host_number, other, describes) in steps {
+                let source = host(host_number);
+                if describes {
+                    let rtcp = SocketAddr::new(host(other).ip(), source.port() + 1);
+                    let signalling = host(other).ip();
+                    let remote = RemoteMedia { rtp: source, rtcp, signalling };
+                    latch.set_remote(Instant::ZERO, remote);
+                }
+                for component in Component::ALL {
+                    for number in 0..8 {
+                        let judgement = latch.judge(Instant::ZERO, component, host(number));
+                        let refused = matches!(judgement, Judgement::Stranger | Judgement::NoRemote);
+                        let admission = latch.admission(component);
+                        proptest::prop_assert!(refused || passes(admission, host(number)));
+                    }
+                    if latch.judge(Instant::ZERO, component, source) == Judgement::Candidate && !describes {
+                        latch.learn(component, source);
+                    }
+                }
+            }
+        }
     }
 
     #[test]

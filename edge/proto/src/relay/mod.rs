@@ -14,6 +14,7 @@ mod verdict;
 
 pub use crate::config::LatchMode;
 pub use commands::{DirectionStats, MediaCommand, MediaEvent, MediaStats, PayloadMap, RemoteMedia};
+pub use latch::Admission;
 pub use ports::PortAllocator;
 pub use table::{Relay, RelayConfig, RelayOutput};
 pub use verdict::{Component, DropReason, Verdict};

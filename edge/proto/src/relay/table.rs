@@ -3,7 +3,7 @@
 use super::allocation::{Accepted, Allocation, Bridge, State};
 use super::translation::Translation;
 use super::{
-    Component, DropReason, LatchMode, MediaCommand, MediaEvent, MediaStats, PayloadMap,
+    Admission, Component, DropReason, LatchMode, MediaCommand, MediaEvent, MediaStats, PayloadMap,
     RemoteMedia, Verdict,
 };
 use crate::id::AllocationId;
@@ -39,6 +39,13 @@ pub enum RelayOutput {
     Disconnect {
         allocation: AllocationId,
         component: Component,
+    },
+    /// Who may be heard on this socket has changed: for a filter in front of it, which is an optimisation, too. Nobody after
+    /// `Bind`.
+    Admit {
+        allocation: AllocationId,
+        component: Component,
+        admission: Admission,
     },
     /// Close whatever is open of this allocation, then call [`Relay::released`].
     Release { allocation: AllocationId },
@@ -248,6 +255,28 @@ impl Relay {
                 });
             }
         }
+        self.admit(allocation);
+    }
+
+    /// Tells who may be heard, where that has changed.
+    fn admit(&mut self, allocation: AllocationId) {
+        for component in Component::ALL {
+            let Some(entry) = self.get_mut(allocation) else {
+                return;
+            };
+            let admission = entry.latch.admission(component);
+            let Some(told) = entry.admitted.get_mut(component.index()) else {
+                continue;
+            };
+            if *told != admission {
+                *told = admission;
+                self.outputs.push_back(RelayOutput::Admit {
+                    allocation,
+                    component,
+                    admission,
+                });
+            }
+        }
     }
 
     fn bridge(
@@ -327,6 +356,9 @@ impl Relay {
                 allocation,
                 component: Component::Rtcp,
             });
+        }
+        if accepted.learned {
+            self.admit(allocation);
         }
         if accepted.first {
             self.emit(MediaEvent::FirstPacket { allocation, source });

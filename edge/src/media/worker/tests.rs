@@ -32,6 +32,7 @@ fn bench(options: MediaOptions, events_capacity: usize) -> Bench {
         commands: command_receiver,
         events: event_sender,
         counters: Arc::clone(&counters),
+        guard: MediaGuard::absent(),
         stop: Arc::new(AtomicBool::new(false)),
     })
     .unwrap();

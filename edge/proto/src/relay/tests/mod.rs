@@ -220,6 +220,12 @@ fn a_learned_source_is_answered_connected_and_reported_once() {
                 component: Component::Rtp,
                 remote: behind_nat
             },
+            RelayOutput::Admit {
+                allocation: id(1),
+                component: Component::Rtp,
+                admission: Admission::Exact(behind_nat),
+            },
+            // The same two hosts may still send RTCP: nothing to tell.
             RelayOutput::Event(MediaEvent::FirstPacket {
                 allocation: id(1),
                 source: behind_nat
@@ -309,7 +315,13 @@ fn an_unchanged_description_keeps_the_latch_and_a_changed_one_reopens_it() {
         allocation: id(1),
         component,
     };
-    assert_eq!(bench.outputs, Component::ALL.map(disconnect));
+    let admit = |component| RelayOutput::Admit {
+        allocation: id(1),
+        component,
+        admission: Admission::Hosts([peer(1).ip(), "198.51.100.1".parse().unwrap()]),
+    };
+    let expected = [Component::ALL.map(disconnect), Component::ALL.map(admit)];
+    assert_eq!(bench.outputs, expected.as_flattened());
     // Until the peer shows itself again, it is sought where it says it is.
     assert_eq!(
         bench.verdict(2, peer(2)),

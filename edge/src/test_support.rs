@@ -222,6 +222,16 @@ pub fn call_with_transfer() -> Vec<Event> {
             },
         ),
         event(
+            3_000,
+            Some(2),
+            EventKind::TransferEnded {
+                trunk: ai.clone(),
+                id: 0,
+                result: "denied",
+                cause: Cause::TargetNotAllowed,
+            },
+        ),
+        event(
             4_000,
             Some(2),
             EventKind::Refer {

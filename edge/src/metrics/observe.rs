@@ -6,8 +6,8 @@ use edge_proto::event::{Event, EventKind};
 use edge_proto::id::CoreId;
 
 impl Metrics {
-    /// Counts one event. `leg_trunk`: the trunk of the event's leg, where the event does not name one itself.
-    pub fn observe(&self, core: CoreId, event: &Event, leg_trunk: Option<&str>) {
+    /// Counts one event.
+    pub fn observe(&self, core: CoreId, event: &Event) {
         let trunk = |name| self.labels.trunk(name);
         match &event.kind {
             EventKind::Request {
@@ -42,12 +42,12 @@ impl Metrics {
                 .digest
                 .with_label_values(&[trunk(name), *outcome])
                 .inc(),
-            // A refused REFER never becomes a transfer that could end.
+            // Within a call, a refusal is told by `TransferEnded`, but for a challenge, which refuses nothing yet.
             EventKind::Refer {
                 cause: Some(cause), ..
-            } => self
+            } if event.call.is_none() => self
                 .transfers
-                .with_label_values(&[leg_trunk.map_or(OTHER, trunk), "denied", cause.as_str()])
+                .with_label_values(&[OTHER, "denied", cause.as_str()])
                 .inc(),
             EventKind::TransferBridged {
                 trunk: name,
@@ -89,7 +89,7 @@ impl Metrics {
             EventKind::CallStarted { .. }
             | EventKind::LegStarted { .. }
             | EventKind::Routed { .. }
-            | EventKind::Refer { cause: None, .. }
+            | EventKind::Refer { .. }
             | EventKind::HeaderDropped { .. }
             | EventKind::TransferAttempt { .. }
             | EventKind::FirstRtp { .. }

@@ -19,7 +19,7 @@ fn observe(metrics: &Metrics, kind: EventKind) {
         leg: None,
         kind,
     };
-    metrics.observe(CoreId(1), &event, Some("ai"));
+    metrics.observe(CoreId(1), &event);
 }
 
 /// The value of a series in the text that Prometheus gets.
@@ -45,7 +45,7 @@ fn response(trunk: &str, method: &str, code: u16) -> EventKind {
 /// One event or reading for each family of the contract.
 fn exercise(metrics: &Metrics) {
     for event in call_with_transfer() {
-        metrics.observe(CoreId(0), &event, Some("ai"));
+        metrics.observe(CoreId(0), &event);
     }
     let ai: Arc<str> = Arc::from("ai");
     observe(
@@ -185,6 +185,31 @@ fn a_call_counts_as_the_contract_says() {
     is("sip_edge_calls_active{trunk=\"carrier\"}", 1.0);
     is("sip_edge_calls_active{trunk=\"agents\"}", 0.0);
     is("sip_edge_malformed_messages_total", 1.0);
+}
+
+#[test]
+fn a_refused_refer_counts_once_and_a_challenge_not_at_all() {
+    let metrics = metrics();
+    let refer = |status, cause| EventKind::Refer {
+        target: "tel:+1234567890".to_owned(),
+        status,
+        cause: Some(cause),
+        detail: String::new(),
+    };
+    let in_call = |kind| crate::test_support::event(1, Some(2), kind);
+    metrics.observe(CoreId(0), &in_call(refer(401, Cause::TransferUnauthorized)));
+    metrics.observe(CoreId(0), &in_call(refer(403, Cause::TransferLimit)));
+    let text = metrics.render().expect("renders");
+    assert!(!text.contains("sip_edge_transfers_total{"), "{text}");
+    // Outside a call nothing else tells.
+    observe(&metrics, refer(481, Cause::TransferUnauthorized));
+    assert_eq!(
+        value(
+            &metrics,
+            "sip_edge_transfers_total{cause=\"transfer_unauthorized\",result=\"denied\",trunk=\"other\"}"
+        ),
+        Some(1.0)
+    );
 }
 
 #[test]

@@ -185,8 +185,6 @@ impl Call {
 pub struct Noted {
     /// The clock of the event's call.
     pub clock: WallClock,
-    /// Trunk of the event's leg.
-    pub leg_trunk: Option<Arc<str>>,
     /// Trunk of the leg that came to life with this event.
     pub opened: Option<Arc<str>>,
     /// Trunk of the leg that ended with it.
@@ -229,7 +227,6 @@ impl Book {
     pub fn apply(&mut self, core: CoreId, clock: WallClock, event: &Arc<Event>) -> Noted {
         let mut noted = Noted {
             clock,
-            leg_trunk: None,
             opened: None,
             closed: None,
         };
@@ -399,7 +396,6 @@ fn note_leg(call: &mut Call, event: &Arc<Event>, noted: &mut Noted) {
             }
         }
     }
-    noted.leg_trunk = call.leg(number).map(|l| l.trunk.clone());
 }
 
 fn note_progress(leg: &mut Leg, kind: &EventKind, at: Instant) {

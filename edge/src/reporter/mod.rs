@@ -190,8 +190,7 @@ impl Reporter {
         if let Some(trunk) = &noted.closed {
             self.metrics.leg_alive(trunk, false);
         }
-        self.metrics
-            .observe(core, &event, noted.leg_trunk.as_deref());
+        self.metrics.observe(core, &event);
         if let EventKind::LegEnded(record) = &event.kind {
             self.cdr
                 .append(CdrLine::new(record, &noted.clock).to_bytes());

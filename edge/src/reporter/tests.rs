@@ -99,7 +99,7 @@ fn one_stream_of_events_becomes_book_cdr_metrics_and_live_stream() {
 fn legs_alive_are_counted_by_trunk() {
     let scene = Scene::new();
     let (mut reporter, _queue) = scene.reporter();
-    for event in call_with_transfer().into_iter().take(11) {
+    for event in call_with_transfer().into_iter().take(12) {
         reporter.report(CoreId(0), event);
     }
     let metrics = scene.metrics.render().expect("renders");

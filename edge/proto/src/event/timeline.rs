@@ -244,8 +244,19 @@ impl EventKind {
             ),
             EventKind::TransferEnded {
                 id, result, cause, ..
-            } => Description::new("transfer_ended", format!("transfer {id}: {result}"))
-                .because(explain(*cause, "")),
+            } => {
+                let detail = match id {
+                    // Transfers count from 1: this REFER never became one.
+                    0 => format!("no transfer: {result}"),
+                    _ => format!("transfer {id}: {result}"),
+                };
+                let end = Description::new("transfer_ended", detail);
+                match cause {
+                    // What it means for a call is not what it means for a transfer, and that it succeeded needs no reason.
+                    Cause::Completed => end,
+                    _ => end.because(explain(*cause, "")),
+                }
+            }
             _ => Description::new("unknown", String::new()),
         }
     }

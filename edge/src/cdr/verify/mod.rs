@@ -53,6 +53,10 @@ pub struct Report {
 
 /// Runs the command. 0: nothing wrong; 1: problems; 2: a file could not be read.
 pub fn run(args: &VerifyArgs) -> ExitCode {
+    execute(args, &mut io::stdout().lock())
+}
+
+fn execute(args: &VerifyArgs, out: &mut impl Write) -> ExitCode {
     let mut verifier = Verifier::default();
     for path in &args.files {
         if let Err(error) = verifier.file(path) {
@@ -67,7 +71,7 @@ pub fn run(args: &VerifyArgs) -> ExitCode {
         ExitCode::FAILURE
     };
     // A reader that went away (`| head`) changes nothing about the verdict.
-    let _ = print(&report, args.json, &mut io::stdout().lock());
+    let _ = print(&report, args.json, out);
     outcome
 }
 

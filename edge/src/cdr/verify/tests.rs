@@ -332,7 +332,9 @@ fn the_command_reads_files_and_answers_by_its_exit_code() {
     std::fs::write(&new, lines[1..].concat()).expect("writable");
     let exit = |files: &[&PathBuf]| {
         let files = files.iter().map(|f| (*f).clone()).collect();
-        format!("{:?}", run(&VerifyArgs { files, json: true }))
+        let mut out = Vec::new();
+        let code = execute(&VerifyArgs { files, json: true }, &mut out);
+        format!("{code:?}")
     };
     assert_eq!(exit(&[&old, &new]), format!("{:?}", ExitCode::SUCCESS));
     assert_eq!(exit(&[&new]), format!("{:?}", ExitCode::FAILURE));

@@ -256,6 +256,25 @@ fn a_transfer_is_told_step_by_step() {
         ("transfer_ended", "transfer 1: busy")
     );
     assert!(reason.is_some_and(|r| r.starts_with("busy: ")));
+    let ended = |id, result, cause| {
+        shown(EventKind::TransferEnded {
+            trunk: trunk(),
+            id,
+            result,
+            cause,
+        })
+    };
+    let completed = ended(1, "completed", Cause::Completed);
+    assert_eq!(
+        (completed.1.as_str(), completed.2),
+        ("transfer 1: completed", None)
+    );
+    let denied = ended(0, "denied", Cause::TransferDisabled);
+    assert_eq!(denied.1, "no transfer: denied");
+    assert_eq!(
+        denied.2.as_deref(),
+        Some("transfer_disabled: the trunk may not transfer")
+    );
 }
 
 #[test]

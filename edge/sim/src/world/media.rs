@@ -38,7 +38,9 @@ impl World {
                     self.net.after(delay, Happening::MediaEvents(core));
                 }
                 // The kernel's help is not modelled: the relay has to do without.
-                RelayOutput::Connect { .. } | RelayOutput::Disconnect { .. } => {}
+                RelayOutput::Connect { .. }
+                | RelayOutput::Disconnect { .. }
+                | RelayOutput::Admit { .. } => {}
             }
         }
         let due = self.core(core).relay.poll_timeout();

@@ -46,7 +46,7 @@ impl Call {
                 .to_owned(),
             None,
         );
-        if !sdp::has_speech(&codecs) || !self.reoffer(cx, transferee, &codecs) {
+        if !sdp::has_speech(&codecs) || !self.reoffer(cx, transferee, codecs) {
             self.on_reoffer_done(cx, transferee, Reoffer::Refused(None));
         }
     }

@@ -9,5 +9,7 @@ mod cancel;
 mod challenge;
 mod failover;
 mod harness;
+mod identity;
+mod modify;
 mod progress;
 mod transfer;

@@ -161,6 +161,7 @@ impl Context {
         let Some(stream) = self.connections.remove(connection) else {
             return;
         };
+        self.unfinished.cancel(connection);
         let detail = match reason {
             CloseReason::Peer => "closed by peer".to_owned(),
             CloseReason::Local => "closed".to_owned(),
@@ -184,9 +185,20 @@ impl Context {
             .hop_failed(self.now, Hop::Stream(connection));
     }
 
+    /// Notes whether a message on the connection waits for its rest, which must come within 64*T1.
+    pub fn expect_rest(&mut self, connection: ConnectionId, unfinished: bool) {
+        if !unfinished {
+            self.unfinished.cancel(connection);
+        } else if self.unfinished.deadline(connection).is_none() {
+            let at = self.now + self.transaction_timeout();
+            self.unfinished.set(connection, at);
+        }
+    }
+
     /// Closes a connection from this side.
     pub fn close(&mut self, connection: ConnectionId) {
         if self.connections.remove(connection).is_some() {
+            self.unfinished.cancel(connection);
             self.outputs.push_back(Output::Close { connection });
             self.transactions
                 .hop_failed(self.now, Hop::Stream(connection));

@@ -9,7 +9,7 @@ use super::ports::Leases;
 use crate::call::CallKey;
 use crate::config::{Config, Transport, Trunk};
 use crate::event::{CallId, Direction, Event, EventKind, LegNumber};
-use crate::id::{AllocationId, CoreId, ResolveId};
+use crate::id::{AllocationId, ConnectionId, CoreId, ResolveId};
 use crate::sip::auth::DigestServer;
 use crate::sip::transaction::{ClientKey, ServerKey, TransactionLayer};
 use crate::sip::{HeaderName, Message, MessageLimits, Method, ResponseBuilder};
@@ -114,6 +114,8 @@ pub(crate) struct Context {
     pub connections: Connections,
     pub leases: Leases,
     pub timers: TimerQueue<CallTimer>,
+    /// Connections with half a message, and when it must be whole.
+    pub unfinished: TimerQueue<ConnectionId>,
     pub outputs: VecDeque<Output>,
     pub local_resolutions: VecDeque<(ResolveId, Result<Vec<SocketAddr>, String>)>,
     pub resolves: BTreeMap<ResolveId, (CallKey, LegNumber)>,
@@ -144,6 +146,7 @@ impl Context {
             connections: Connections::default(),
             leases: Leases::new(&config.media, core, cores),
             timers: TimerQueue::new(),
+            unfinished: TimerQueue::new(),
             outputs: VecDeque::new(),
             local_resolutions: VecDeque::new(),
             resolves: BTreeMap::new(),

@@ -24,6 +24,7 @@ impl B2bua {
         while let Some(stream) = self.cx.connections.get_mut(connection) {
             match stream.framer.next() {
                 Ok(Some(Frame::Message(raw))) => {
+                    self.cx.unfinished.cancel(connection);
                     let origin = Origin {
                         hop: Hop::Stream(connection),
                         listener: stream.listener,
@@ -39,7 +40,10 @@ impl B2bua {
                     bytes: Bytes::from_static(b"\r\n"),
                 }),
                 Ok(Some(Frame::KeepAlivePong)) => {}
-                Ok(None) => return,
+                Ok(None) => {
+                    let unfinished = stream.framer.is_mid_message();
+                    return self.cx.expect_rest(connection, unfinished);
+                }
                 Err(fault) => return self.on_framing_error(connection, fault),
             }
         }
@@ -60,6 +64,14 @@ impl B2bua {
             self.answer_hint(Hop::Stream(connection), &hint, code);
         }
         self.cx.close(connection);
+    }
+
+    /// A peer began a message and never finished it: it would hold its buffer and its place for ever.
+    pub(super) fn on_unfinished(&mut self, connection: ConnectionId) {
+        if let Some(remote) = self.cx.connections.get(connection).map(|s| s.remote) {
+            self.malformed(remote, "the rest of a message never came".to_owned());
+            self.cx.close(connection);
+        }
     }
 
     /// A refusal of a request of which no more than the hint could be read.

@@ -118,12 +118,15 @@ impl B2bua {
 
     /// When [`Input::Timeout`] is due; `None`: nothing is waiting.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        match (self.cx.timers.next(), self.cx.transactions.poll_timeout()) {
-            (Some(a), Some(b)) => Some(a.min(b)),
-            (a, b) => a.or(b),
-        }
+        let parked = !self.cx.parked_handoffs.is_empty();
+        [
+            self.cx.timers.next(),
+            self.cx.transactions.poll_timeout(),
+            self.cx.unfinished.next(),
+            parked.then(|| self.cx.now + PARKED_RETRY),
+        ]
         .into_iter()
-        .chain((!self.cx.parked_handoffs.is_empty()).then(|| self.cx.now + PARKED_RETRY))
+        .flatten()
         .min()
     }
 
@@ -166,8 +169,11 @@ impl B2bua {
                 self.on_timer(timer);
                 continue;
             }
-            if let Some(id) = self.cx.local_resolutions.pop_front() {
-                let (id, result) = id;
+            if let Some(connection) = self.cx.unfinished.pop_expired(self.cx.now) {
+                self.on_unfinished(connection);
+                continue;
+            }
+            if let Some((id, result)) = self.cx.local_resolutions.pop_front() {
                 self.on_resolved(id, result);
                 continue;
             }

@@ -2,7 +2,6 @@
 
 use super::Call;
 use super::leg::{Disowned, LegState};
-use super::media::speech_name;
 use super::outcome::Outcome;
 use crate::b2bua::{ClientPurpose, ClientUse, Context, Origin, PRODUCT, TimerKind};
 use crate::event::{Cause, HangupBy, LegNumber};
@@ -88,7 +87,11 @@ impl Call {
             Ok(answer) if sdp::has_speech(&answer.audio().codecs) => {
                 let remote = answer.audio().clone();
                 if let Some(l) = self.legs.get_mut(&leg) {
-                    l.media.codec = speech_name(&remote.codecs);
+                    l.media.codec = remote
+                        .codecs
+                        .iter()
+                        .find(|codec| !codec.is_telephone_event())
+                        .map(|codec| codec.name.clone());
                 }
                 self.set_remote(cx, leg, remote);
                 Some(true)

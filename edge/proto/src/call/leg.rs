@@ -9,7 +9,6 @@ use crate::config::{Transport, Trunk};
 use crate::event::{
     Cause, Direction, HangupBy, LegNumber, LegRecord, MediaRecord, ReferRecord, TransferRecord,
 };
-use crate::sdp::{Codec, LocalDescription};
 use crate::sip::Message;
 use crate::sip::dialog::Dialog;
 use crate::sip::transaction::{ClientKey, ServerKey};
@@ -38,51 +37,15 @@ pub(crate) enum LegState {
     Over,
 }
 
-/// A re-INVITE of ours.
+/// An INVITE or UPDATE within the dialog that this side sent, or is about to.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(crate) enum Modification {
     #[default]
     None,
-    /// It waits: for the ACK of the peer's own INVITE, or some time after it met the peer's own (491).
-    Waiting {
-        codecs: Vec<Codec>,
-        /// How often it met the peer's own so far.
-        retries: u8,
-    },
-    /// It waits for its final response.
-    Offered {
-        client: ClientKey,
-        offer: LocalDescription,
-        retries: u8,
-    },
-}
-
-impl Modification {
-    /// It is over if `key` is its transaction: what it offered, and how often it had met the peer's own.
-    pub fn finish(&mut self, key: ClientKey) -> Option<(LocalDescription, u8)> {
-        match std::mem::take(self) {
-            Modification::Offered {
-                client,
-                offer,
-                retries,
-            } if client == key => Some((offer, retries)),
-            other => {
-                *self = other;
-                None
-            }
-        }
-    }
-
-    /// It is about to be sent, if it waits.
-    pub fn stop_waiting(&mut self) -> Option<(Vec<Codec>, u8)> {
-        match std::mem::take(self) {
-            Modification::Waiting { codecs, retries } => Some((codecs, retries)),
-            other => {
-                *self = other;
-                None
-            }
-        }
-    }
+    /// Our re-INVITE waits for its final response.
+    Offered(ClientKey),
+    /// It met the peer's own (491) and is tried again; how often so far.
+    Retrying(u8),
 }
 
 /// A re-INVITE (or the initial INVITE) of the peer that we answered with 2xx and whose ACK is due.
@@ -90,17 +53,8 @@ impl Modification {
 pub(crate) struct AwaitedAck {
     pub server: ServerKey,
     pub cseq: u32,
-    /// The 2xx carried our offer, and the ACK has to carry this.
-    pub owes: Option<Owed>,
-}
-
-/// An answer that an ACK owes.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Owed {
-    /// Without it there is no session.
-    FirstAnswer,
-    /// Without it the session stays as it was.
-    Answer,
+    /// The 2xx carried our offer: the ACK must carry the answer.
+    pub expects_answer: bool,
 }
 
 /// The dialog of an answer that nobody wants, as far as its repetitions need it.

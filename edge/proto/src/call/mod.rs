@@ -159,7 +159,7 @@ impl Call {
         let Some(dialog) = l.dialog.as_mut() else {
             return cx.reply(key, &request, 481);
         };
-        if !dialog.contains(&request) {
+        if request.from_tag() != Some(dialog.remote_tag.as_str()) {
             return cx.reply(key, &request, 481);
         }
         if dialog.accept(request.cseq().number).is_err() {

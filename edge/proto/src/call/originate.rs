@@ -92,6 +92,14 @@ impl Call {
                 leg
             })
             .ok_or((503, Cause::EdgeOverload))?;
+        self.event(
+            cx,
+            number,
+            EventKind::LegStarted {
+                trunk: Arc::from(trunk.name.as_str()),
+                direction: Direction::Outbound,
+            },
+        );
         let Some(leg) = self.legs.get_mut(&number) else {
             return Err((500, Cause::EdgeOverload));
         };
@@ -102,14 +110,6 @@ impl Call {
             return Err((503, Cause::TrunkLimit));
         }
         cx.dialogs.insert(leg.local_tag.clone(), (self.key, number));
-        self.event(
-            cx,
-            number,
-            EventKind::LegStarted {
-                trunk: Arc::from(trunk.name.as_str()),
-                direction: Direction::Outbound,
-            },
-        );
         cx.locate(self.key, number, trunk.network, &first);
         // The URI being located stays at the front, so that the answer knows what was asked.
         if let Some(origination) = self.origination(number) {

@@ -8,14 +8,15 @@
 
 use super::Call;
 use super::invite::{InviteTemplate, host_of, sip_uri};
+use super::leg::{Leg, LegState};
 use super::notify::Notice;
 use super::outcome::Outcome;
 use super::policy::{self, AuthOutcome, HeaderSources, ReferFacts, Target};
 use super::release::reason;
-use super::target::offer_for;
+use super::target::{offer_for, result_of};
 use crate::b2bua::{Context, Origin, TimerKind};
 use crate::config::{TransferPolicy, Trunk};
-use crate::event::{Cause, EventKind, HangupBy, LegNumber, ReferRecord, TransferRecord};
+use crate::event::{Cause, Direction, EventKind, HangupBy, LegNumber, ReferRecord, TransferRecord};
 use crate::sdp;
 use crate::sip::auth::DigestFailure;
 use crate::sip::transaction::ServerKey;
@@ -294,6 +295,7 @@ impl Call {
                 via: via.clone(),
             },
         );
+        let before = self.last_leg;
         match self.call_target(cx, &target) {
             Ok(leg) => {
                 let Some(transfer) = self.transfer.as_mut() else {
@@ -322,8 +324,49 @@ impl Call {
                     format!("{} cannot be called ({code})", target.text),
                     Some(cause.as_str().to_owned()),
                 );
+                let record = TransferRecord {
+                    id,
+                    attempt,
+                    target: target.text,
+                    via,
+                    result: result_of(cause),
+                };
+                self.record_uncalled(cx, before, &target.trunk, target.user, cause, record);
                 self.attempt_failed(cx, &outcome);
             }
+        }
+    }
+
+    /// Every attempt has its CDR line, also one that never sent an INVITE. `before` is the last leg before the attempt: a
+    /// later one is the attempt's own.
+    fn record_uncalled(
+        &mut self,
+        cx: &mut Context,
+        before: LegNumber,
+        trunk: &Arc<Trunk>,
+        number: String,
+        cause: Cause,
+        record: TransferRecord,
+    ) {
+        let now = cx.now;
+        let own = (self.last_leg > before).then_some(self.last_leg);
+        let leg = own.or_else(|| {
+            let leg = self.add_leg(|n| {
+                let mut leg = Leg::new(n, Direction::Outbound, trunk.clone(), LegState::Over, now);
+                leg.to = number;
+                leg.end = Some(now);
+                leg.cause = Some(cause);
+                leg
+            })?;
+            let kind = EventKind::LegStarted {
+                trunk: record.via.clone(),
+                direction: Direction::Outbound,
+            };
+            self.event(cx, leg, kind);
+            Some(leg)
+        });
+        if let Some(l) = leg.and_then(|leg| self.legs.get_mut(&leg)) {
+            l.transfer = Some(record);
         }
     }
 

@@ -46,7 +46,7 @@ impl Call {
                 .to_owned(),
             None,
         );
-        if !sdp::has_speech(&codecs) || !self.reoffer(cx, transferee, codecs) {
+        if !sdp::has_speech(&codecs) || !self.reoffer(cx, transferee, &codecs) {
             self.on_reoffer_done(cx, transferee, Reoffer::Refused(None));
         }
     }
@@ -347,7 +347,7 @@ fn reoffer_for(caller: &Leg, target: &Leg) -> Vec<Codec> {
 }
 
 /// `result` of a CDR line and of the transfer counter.
-fn result_of(cause: Cause) -> &'static str {
+pub(super) fn result_of(cause: Cause) -> &'static str {
     match cause {
         Cause::Completed => "completed",
         Cause::Busy => "busy",

@@ -9,7 +9,6 @@ mod cancel;
 mod challenge;
 mod failover;
 mod harness;
-mod identity;
-mod modify;
 mod progress;
 mod transfer;
+mod unreached;

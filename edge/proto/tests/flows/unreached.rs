@@ -1,0 +1,72 @@
+//! What never comes to pass: attempts that send no INVITE, messages that are never finished.
+
+use crate::harness::*;
+
+#[test]
+fn an_attempt_that_sends_no_invite_has_its_cdr_line() {
+    let config = || trunk_with("agents", |trunk| trunk.codecs = vec!["G722".to_owned()]);
+    flow(config, |w| {
+        let (caller, mut agent) = answered(w);
+        referred(w, &mut agent, "<tel:+1234567890>", &[]);
+        gets_failure(w, &mut agent, "488 Not Acceptable Here", "no_common_codec");
+        w.assert_silent(w.site.human);
+        returned(w, caller, agent);
+        let record = w.record("agents").clone();
+        assert_eq!(record.cause, Cause::NoCommonCodec);
+        let transfer = record.transfer.expect("it tells the transfer");
+        assert_eq!((transfer.attempt, transfer.result), (1, "failed"));
+    });
+}
+
+#[test]
+fn an_attempt_beyond_the_trunk_s_limit_has_its_cdr_line() {
+    let config = || {
+        let config = trunk_with("agents", |trunk| trunk.max_calls = 1);
+        let agents = config.trunk_named("agents").expect("the trunk exists");
+        let legs = &agents.load.legs;
+        legs.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        config
+    };
+    flow(config, |w| {
+        let (caller, mut agent) = answered(w);
+        referred(w, &mut agent, "<tel:+1234567890>", &[]);
+        gets_failure(w, &mut agent, "503 Service Unavailable", "trunk_limit");
+        returned(w, caller, agent);
+        let record = w.record("agents").clone();
+        assert_eq!(record.cause, Cause::TrunkLimit);
+        assert!(record.transfer.is_some());
+    });
+}
+
+#[test]
+fn a_message_whose_rest_never_comes_costs_the_connection() {
+    flow(config, |w| {
+        let carrier = w.site.carrier;
+        let connection = w.connect(carrier);
+        w.send(
+            Link::Stream(connection),
+            carrier,
+            "INVITE sip:+19995550123@192.0.2.1 SIP/2.0\r\nVia: ",
+        );
+        w.advance(seconds(31));
+        assert!(w.closed.is_empty(), "it has 64*T1 to come");
+        w.advance(seconds(2));
+        assert_eq!(w.closed, [connection]);
+        w.assert_silent(carrier);
+    });
+}
+
+#[test]
+fn a_message_that_comes_slowly_but_whole_is_taken() {
+    flow(config, |w| {
+        let mut ua = Ua::caller(w, w.site.carrier, NUMBER, 4000);
+        let text = ua.request("OPTIONS", &[], "");
+        let (start, rest) = text.split_at(text.len() / 2);
+        w.send(ua.link, ua.address, start.to_owned());
+        w.advance(seconds(20));
+        w.send(ua.link, ua.address, rest.to_owned());
+        ua.gets(w, "200 OPTIONS");
+        w.advance(seconds(60));
+        assert!(w.closed.is_empty());
+    });
+}

@@ -21,20 +21,24 @@ fn an_attempt_that_sends_no_invite_has_its_cdr_line() {
 #[test]
 fn an_attempt_beyond_the_trunk_s_limit_has_its_cdr_line() {
     let config = || {
-        let config = trunk_with("agents", |trunk| trunk.max_calls = 1);
-        let agents = config.trunk_named("agents").expect("the trunk exists");
-        let legs = &agents.load.legs;
-        legs.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let mut config = trunk_with("agents", |trunk| trunk.max_calls_per_s = 1);
+        edit_policy(&mut config, |policy| {
+            policy.fallback = vec!["tel:+1234567891".to_owned()];
+        });
         config
     };
     flow(config, |w| {
-        let (caller, mut agent) = answered(w);
-        referred(w, &mut agent, "<tel:+1234567890>", &[]);
+        let (caller, mut agent, mut human, invite) = transferring(w);
+        human.answers(w, &invite, 486);
+        human.gets(w, "ACK");
         gets_failure(w, &mut agent, "503 Service Unavailable", "trunk_limit");
         returned(w, caller, agent);
-        let record = w.record("agents").clone();
-        assert_eq!(record.cause, Cause::TrunkLimit);
-        assert!(record.transfer.is_some());
+        let attempts: Vec<_> = w
+            .records()
+            .into_iter()
+            .filter_map(|record| Some((record.transfer.as_ref()?.attempt, record.cause)))
+            .collect();
+        assert_eq!(attempts, [(1, Cause::Busy), (2, Cause::TrunkLimit)]);
     });
 }
 

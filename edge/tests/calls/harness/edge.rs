@@ -3,7 +3,7 @@
 use super::net::Net;
 use super::wait;
 use std::fs;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
@@ -23,6 +23,10 @@ pub struct EdgeConfig {
     pub edge: String,
     /// Keys of `[sip]`.
     pub sip: String,
+    /// `uri` of the AI trunk, in TOML; `None`: SIPp's place, in TCP. So for the next two.
+    pub ai_uri: Option<String>,
+    pub agents_uri: Option<String>,
+    pub carrier_uri: Option<String>,
 }
 
 impl Default for EdgeConfig {
@@ -35,6 +39,9 @@ impl Default for EdgeConfig {
             tail: String::new(),
             edge: "cores = [0]\ndomains = [\"edge.example.net\"]".into(),
             sip: String::new(),
+            ai_uri: None,
+            agents_uri: None,
+            carrier_uri: None,
         }
     }
 }
@@ -47,6 +54,10 @@ impl EdgeConfig {
             String::new()
         } else {
             format!("[trunk.transfer]\n{}\n", self.transfer)
+        };
+        let uri = |own: &Option<String>, peer: IpAddr, port: u16| {
+            let usual = || format!("\"sip:{}:{port};transport=tcp\"", host(peer));
+            own.clone().unwrap_or_else(usual)
         };
         format!(
             r#"[edge]
@@ -74,19 +85,19 @@ path = "{dir}/cdr.jsonl"
 [[trunk]]
 name = "carrier"
 allow = ["{carrier_ip}/{mask}"]
-uri = "sip:{carrier}:5060;transport=tcp"
+uri = {carrier_uri}
 {carrier_keys}
 
 [[trunk]]
 name = "ai"
 allow = ["{ai_ip}/{mask}"]
-uri = "sip:{ai}:5070;transport=tcp"
+uri = {ai_uri}
 {ai_keys}
 {transfer}
 [[trunk]]
 name = "agents"
 allow = ["{human_ip}/{mask}"]
-uri = "sip:{human}:5080;transport=tcp"
+uri = {agents_uri}
 {agents_keys}
 
 [[route]]
@@ -104,12 +115,12 @@ to = "carrier"
             sip = self.sip,
             edge = host(net.edge),
             edge_ip = net.edge,
-            carrier = host(net.carrier),
             carrier_ip = net.carrier,
-            ai = host(net.ai),
             ai_ip = net.ai,
-            human = host(net.human),
             human_ip = net.human,
+            carrier_uri = uri(&self.carrier_uri, net.carrier, 5060),
+            ai_uri = uri(&self.ai_uri, net.ai, 5070),
+            agents_uri = uri(&self.agents_uri, net.human, 5080),
             carrier_keys = self.carrier,
             ai_keys = self.ai,
             agents_keys = self.agents,

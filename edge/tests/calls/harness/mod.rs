@@ -3,19 +3,24 @@
 // The tests and the demo each need another part of it.
 #![allow(dead_code, unused_imports)]
 
+pub mod digest;
 pub mod edge;
 pub mod net;
 pub mod parties;
 pub mod rtp;
 pub mod scenario;
+pub mod scene;
 pub mod sipp;
 pub mod wait;
+pub mod wire;
 
 pub use edge::{Edge, EdgeConfig};
 pub use net::Net;
 pub use rtp::RtpParty;
 pub use scenario::Scenario;
+pub use scene::{Scene, Story};
 pub use sipp::Sipp;
+pub use wire::Wire;
 
 /// Whether SIPp is installed; says so when a test is skipped for it.
 pub fn have_sipp() -> bool {

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 /// The caller: calls, is answered, stays until it is hung up on.
 pub fn caller(rtp: SocketAddr) -> Scenario {
     Scenario::new()
-        .caller_invite("+19995550123", 1, "", &sdp(rtp))
+        .caller_invite(NUMBER, 1, "", &sdp(rtp))
         .recv_optional(100)
         .recv_optional(180)
         .recv_optional(183)
@@ -14,6 +14,38 @@ pub fn caller(rtp: SocketAddr) -> Scenario {
         .caller_request("ACK", 1, "", "")
         .recv_request("BYE")
         .respond("200 OK", "", "")
+}
+
+/// The number that the carrier's calls go to.
+pub const NUMBER: &str = "+19995550123";
+
+/// The caller: calls, and is refused with `code`.
+pub fn caller_refused(rtp: SocketAddr, code: u16) -> Scenario {
+    Scenario::new()
+        .caller_invite(NUMBER, 1, "", &sdp(rtp))
+        .recv_optional(100)
+        .recv_optional(180)
+        .recv(code)
+        .caller_acks_refusal(NUMBER, 1)
+}
+
+/// The AI agent: answers, and hangs up at its cue.
+pub fn agent_answers(rtp: SocketAddr) -> Scenario {
+    hangs_up_at_cue(
+        Scenario::new()
+            .recv_invite()
+            .respond_invite("180 Ringing", "", "")
+            .respond_invite("200 OK", "", &sdp(rtp))
+            .recv_request("ACK"),
+    )
+}
+
+/// A callee that has been ACKed hangs up at its cue.
+pub fn hangs_up_at_cue(callee: Scenario) -> Scenario {
+    callee
+        .await_cue()
+        .callee_request("BYE", 20, "", "")
+        .recv(200)
 }
 
 /// The AI agent up to its first REFER's final answer: `before_refer_ms` of talk, then a challenged REFER.

@@ -85,6 +85,11 @@ impl Scenario {
         self.raw(&format!("<pause milliseconds=\"{ms}\" />"))
     }
 
+    /// Waits for [`Sipp::cue`](super::Sipp::cue).
+    pub fn await_cue(self) -> Self {
+        self.recv_request("INFO")
+    }
+
     /// Takes an INVITE as callee and remembers whom to talk to in later requests of the dialog.
     pub fn recv_invite(mut self) -> Self {
         self.variables.extend(["from", "to"]);
@@ -183,6 +188,59 @@ impl Scenario {
             ),
             body,
         )
+    }
+
+    /// ACKs the refusal that was just received: within the INVITE's transaction (RFC 3261 §17.1.1.3).
+    pub fn caller_acks_refusal(self, number: &str, cseq: u32) -> Self {
+        self.send(
+            &format!(
+                "ACK sip:{number}@[remote_ip]:[remote_port];transport=[transport] SIP/2.0
+                 [last_Via:]
+                 Max-Forwards: 70
+                 [last_From:]
+                 [last_To:]
+                 Call-ID: [call_id]
+                 CSeq: {cseq} ACK"
+            ),
+            "",
+        )
+    }
+
+    /// Gives up the INVITE whose provisional response was just received: the same transaction (RFC 3261 §9.1).
+    pub fn caller_cancels(self, number: &str, cseq: u32) -> Self {
+        self.send(
+            &format!(
+                "CANCEL sip:{number}@[remote_ip]:[remote_port];transport=[transport] SIP/2.0
+                 [last_Via:]
+                 Max-Forwards: 70
+                 From: \"Caller\" <sip:+15550100@[local_ip]>;tag=[pid]C[call_number]
+                 To: <sip:{number}@[remote_ip]>
+                 Call-ID: [call_id]
+                 CSeq: {cseq} CANCEL"
+            ),
+            "",
+        )
+    }
+
+    /// As callee: is cancelled, and ends the INVITE with 487.
+    pub fn recv_cancel(mut self) -> Self {
+        self.variables.push("cancelled");
+        self.raw(
+            r#"<recv request="CANCEL"><action>
+<ereg regexp="[0-9]+" search_in="hdr" header="CSeq:" assign_to="cancelled" />
+</action></recv>"#,
+        )
+        .respond("200 OK", "", "")
+        .send(
+            "SIP/2.0 487 Request Terminated
+             [last_Via:]
+             From:[$from]
+             To:[$to];tag=[pid]P[call_number]
+             [last_Call-ID:]
+             CSeq: [$cancelled] INVITE",
+            "",
+        )
+        .recv_request("ACK")
     }
 
     /// The file's text.

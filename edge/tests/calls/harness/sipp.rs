@@ -3,13 +3,15 @@
 use super::scenario::Scenario;
 use super::wait;
 use std::fs;
-use std::net::{IpAddr, SocketAddr};
+use std::io::Write as _;
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 
 /// A running SIPp with one call. It is killed when dropped.
 pub struct Sipp {
     name: String,
+    local: SocketAddr,
     child: Child,
     messages: PathBuf,
     errors: PathBuf,
@@ -65,6 +67,7 @@ impl Sipp {
         let child = command.spawn().expect("sipp starts");
         Sipp {
             name: name.to_owned(),
+            local,
             child,
             messages,
             errors,
@@ -102,11 +105,35 @@ impl Sipp {
                 let (head, message) = block.split_once("bytes")?;
                 head.contains(kind).then(|| {
                     message
-                        .trim_start_matches([' ', ':', '\n', '\r'])
+                        .trim_start_matches([' ', ')', ':', '\n', '\r'])
                         .to_owned()
                 })
             })
             .collect()
+    }
+
+    /// Gives the party its cue: it goes on behind [`Scenario::await_cue`]. Waits until it has sent or received a message that
+    /// starts with `after`, the last one before the cue.
+    pub fn cue(&self, after: &str) {
+        let message = wait::until(&format!("{} comes to {after}", self.name), || {
+            let seen = [self.sent(), self.received()].concat();
+            seen.into_iter().find(|message| message.starts_with(after))
+        });
+        let header = |name: &str| {
+            let line = message.lines().find(|line| line.starts_with(name));
+            line.unwrap_or_else(|| panic!("no {name} in {message}"))
+                .trim()
+        };
+        // A request over a connection of its own, which SIPp takes for one of the call. With the call's own names, since a
+        // scenario may copy headers from what came last.
+        let cue = format!(
+            "INFO sip:cue SIP/2.0\r\nVia: SIP/2.0/TCP cue;branch=z9hG4bKcue\r\n{}\r\n{}\r\n{}\r\nCSeq: 1 INFO\r\nContent-Length: 0\r\n\r\n",
+            header("From:"),
+            header("To:"),
+            header("Call-ID:"),
+        );
+        let mut connection = TcpStream::connect(self.local).expect("SIPp listens");
+        connection.write_all(cue.as_bytes()).expect("SIPp reads");
     }
 
     /// Waits for a received message that `matches`, and gives it.

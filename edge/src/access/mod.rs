@@ -98,6 +98,8 @@ impl Access {
     /// Puts a new configuration in force. Interfaces that stay are guarded throughout, by the old tables or by the new;
     /// where XDP was taken off or failed, it is attached again.
     pub fn apply(&mut self, config: &Config, options: AccessOptions) {
+        // What was taken off since the last poll is to be attached again, too.
+        self.poll();
         self.enforce(config, options, Remains::default());
     }
 

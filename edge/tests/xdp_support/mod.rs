@@ -1,10 +1,12 @@
 //! What the XDP tests share: configurations, and frames by description.
 #![allow(dead_code, reason = "each test binary uses its own part")]
 
+pub mod bpf;
 pub mod frame;
 pub mod kernel;
 pub mod model;
 pub mod netns;
+pub mod traffic;
 
 use edge_proto::config::{
     Config, Listener, MediaAddress, MediaConfig, SipConfig, Transport, Trunk,

@@ -1,26 +1,108 @@
 //! Network namespaces of the test's own. They have no name: a namespace is gone with its last thread, whatever becomes of the
 //! test.
 
+use rustix::thread::{UnshareFlags, gettid, unshare_unsafe};
 use std::process::Command;
+use std::sync::mpsc::{Receiver, Sender, channel};
 
 /// Puts the calling thread into a network namespace of its own with the loopback interface up. `None` where that is not
 /// allowed.
 pub fn enter() -> Option<()> {
     // SAFETY: NEWNET does not touch the table of file descriptors.
-    unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNET) }.ok()?;
+    unsafe { unshare_unsafe(UnshareFlags::NEWNET) }.ok()?;
     ip("link set lo up");
     Some(())
 }
 
+/// Gives the calling thread, and the processes that it starts, mounts of its own and a BPF file system where the system has
+/// one. Both are gone with the thread.
+pub fn mount_bpffs() {
+    // SAFETY: NEWNS does not touch the table of file descriptors.
+    unsafe { unshare_unsafe(UnshareFlags::NEWNS) }.unwrap();
+    run("mount", "--make-rprivate /");
+    run("mount", "-t bpf bpf /sys/fs/bpf");
+}
+
 /// Runs `ip` in the calling thread's namespace.
 pub fn ip(arguments: &str) {
-    let output = Command::new("ip")
+    run("ip", arguments);
+}
+
+fn run(program: &str, arguments: &str) {
+    let (ok, errors) = attempt(program, arguments);
+    assert!(ok, "{program} {arguments}: {errors}");
+}
+
+/// Whether a command succeeds, and what it complains about.
+pub fn attempt(program: &str, arguments: &str) -> (bool, String) {
+    let output = Command::new(program)
         .args(arguments.split_ascii_whitespace())
         .output()
-        .expect("iproute2 is installed");
-    assert!(
-        output.status.success(),
-        "ip {arguments}: {}",
-        String::from_utf8_lossy(&output.stderr)
-    );
+        .unwrap_or_else(|fault| panic!("{program}: {fault}"));
+    let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+    (output.status.success(), errors)
+}
+
+type Job = Box<dyn FnOnce() + Send>;
+
+/// The other side: a namespace with a thread that works in it. The calling thread's namespace is the edge's.
+pub struct Peer {
+    jobs: Sender<Job>,
+}
+
+/// What a job is going to answer.
+pub struct Pending<T>(Receiver<T>);
+
+impl<T> Pending<T> {
+    /// Waits for it; the job's panic is this one's.
+    pub fn get(self) -> T {
+        self.0.recv().expect("the peer's job panicked")
+    }
+}
+
+impl Peer {
+    /// A namespace linked to the caller's by a veth pair: `edge0` here with 192.0.2.1 and 2001:db8::1, `peer0` there with
+    /// 192.0.2.10, .20 and .30, and 2001:db8::10, ::20 and ::30.
+    pub fn linked() -> Peer {
+        let (jobs, queue) = channel::<Job>();
+        let (tell, thread) = channel();
+        std::thread::spawn(move || {
+            tell.send(enter().map(|()| gettid())).unwrap();
+            for job in queue {
+                job();
+            }
+        });
+        let thread = thread.recv().unwrap().expect("the caller is privileged");
+        let thread = thread.as_raw_nonzero();
+        ip(&format!(
+            "link add edge0 type veth peer name peer0 netns {thread}"
+        ));
+        ip("address add 192.0.2.1/24 dev edge0");
+        ip("address add 2001:db8::1/64 dev edge0 nodad");
+        ip("link set edge0 up");
+        let peer = Peer { jobs };
+        peer.run(|| {
+            for host in [10, 20, 30] {
+                ip(&format!("address add 192.0.2.{host}/24 dev peer0"));
+                ip(&format!("address add 2001:db8::{host}/64 dev peer0 nodad"));
+            }
+            ip("link set peer0 up");
+        });
+        peer
+    }
+
+    /// Runs `job` in the namespace.
+    pub fn run<T: Send + 'static>(&self, job: impl FnOnce() -> T + Send + 'static) -> T {
+        self.start(job).get()
+    }
+
+    /// Begins to run `job` in the namespace.
+    pub fn start<T: Send + 'static>(&self, job: impl FnOnce() -> T + Send + 'static) -> Pending<T> {
+        let (answer, pending) = channel();
+        let job: Job = Box::new(move || {
+            let _ = answer.send(job());
+        });
+        self.jobs.send(job).expect("the peer's thread lives");
+        Pending(pending)
+    }
 }

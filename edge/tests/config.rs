@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 /// No facts about the machine the test runs on.
 const NOWHERE: Environment = Environment {
+    credentials: None,
     ephemeral_ports: None,
     reserved_ports: Vec::new(),
     open_files: None,

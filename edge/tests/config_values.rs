@@ -277,6 +277,7 @@ fn a_hundred_thousand_prefixes_load() {
 fn what_the_machine_says_gives_warnings() {
     let text = SMALL.replace("name = \"a\"", "name = \"a\"\nmax_calls = 6000");
     let environment = Environment {
+        credentials: None,
         ephemeral_ports: Some(15_000..=60_999),
         reserved_ports: vec![15_000..=16_000],
         open_files: Some(4096),

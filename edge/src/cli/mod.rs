@@ -1,6 +1,7 @@
 //! The command line: what can be asked, and who answers.
 
 mod check;
+mod completions;
 mod explain;
 mod log;
 
@@ -32,6 +33,9 @@ enum Command {
     /// Work with call detail records
     #[command(subcommand)]
     Cdr(CdrCommand),
+    /// Print completions for a shell
+    #[command(hide = true)]
+    Completions(completions::CompletionsArgs),
 }
 
 #[derive(Subcommand, Debug)]
@@ -76,6 +80,7 @@ impl Cli {
             Command::Explain(ExplainCommand::Refer(args)) => explain::run(&args),
             Command::Ctl(args) => client::run(&args),
             Command::Cdr(CdrCommand::Verify(args)) => verify::run(&args),
+            Command::Completions(args) => completions::run(&args),
         }
     }
 }

@@ -2,9 +2,9 @@
 
 use rustix::process::{Resource, getrlimit};
 use std::ops::RangeInclusive;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-/// Facts about this machine, for warnings only.
+/// Facts about this machine and about how this process was started.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Environment {
     /// net.ipv4.ip_local_port_range: where the kernel takes the ports of outgoing sockets from.
@@ -15,6 +15,8 @@ pub struct Environment {
     pub open_files: Option<u64>,
     /// The network interfaces; `None`: unknown.
     pub interfaces: Option<Vec<String>>,
+    /// $CREDENTIALS_DIRECTORY: where the service manager put this process's secrets (systemd.exec(5)).
+    pub credentials: Option<PathBuf>,
 }
 
 impl Environment {
@@ -35,6 +37,7 @@ impl Environment {
                 .unwrap_or_default(),
             open_files: getrlimit(Resource::Nofile).maximum,
             interfaces: names,
+            credentials: std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from),
         }
     }
 

@@ -4,6 +4,7 @@
 //! is an [`edge_proto::config::Config`]; the rest of [`Settings`] is for this crate.
 
 mod codec;
+mod credential;
 mod diagnostic;
 mod environment;
 mod peers;

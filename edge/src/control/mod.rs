@@ -103,6 +103,8 @@ pub struct CoreStatus {
     pub accepted: AtomicU64,
     /// Refused because of the connection limit.
     pub refused: AtomicU64,
+    /// Grows as long as the thread does its work, calls or none, at least every [`ControlLimits::sweep`].
+    pub beats: AtomicU64,
     /// Messages that another core's queue had no room for.
     pub handoffs_rejected: AtomicU64,
     /// Events that nobody will see because the reporter could not keep up.
@@ -151,6 +153,7 @@ async fn main<P: Protocol>(setup: Setup, protocol: P) -> io::Result<()> {
         media: setup.media,
     };
     let sweep = setup.limits.sweep;
+    let status = setup.status.clone();
     let control = Control::new(Driver::new(
         driver::Parts {
             core: setup.core,
@@ -167,7 +170,7 @@ async fn main<P: Protocol>(setup: Setup, protocol: P) -> io::Result<()> {
     control.listen(setup.listeners)?;
     (setup.ready)();
     tokio_uring::spawn(tasks::keep_time(control.clone()));
-    tokio_uring::spawn(tasks::sweep(control.clone(), sweep));
+    tokio_uring::spawn(tasks::sweep(control.clone(), status, sweep));
     tokio_uring::spawn(tasks::retry_outlets(control.clone()));
     inbox.run(&control).await?;
     control.shut_down().await;

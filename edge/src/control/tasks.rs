@@ -1,5 +1,6 @@
 //! The tasks of a control thread: they wait, the driver decides.
 
+use super::CoreStatus;
 use super::connection::{Connection, State, tune};
 use super::driver::Protocol;
 use super::handle::Control;
@@ -10,6 +11,8 @@ use socket2::{Domain, SockRef, Socket, Type};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 /// Bounds of a connection's read buffer, in bytes. A buffer belongs to the ring while a read waits, so an idle connection
@@ -169,12 +172,17 @@ pub(super) async fn keep_time<P: Protocol>(control: Control<P>) {
 }
 
 /// Enforces the connections' time limits.
-pub(super) async fn sweep<P: Protocol>(control: Control<P>, period: Duration) {
+pub(super) async fn sweep<P: Protocol>(
+    control: Control<P>,
+    status: Arc<CoreStatus>,
+    period: Duration,
+) {
     let mut ticks = tokio::time::interval(period);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
         control.sweep();
+        status.beats.fetch_add(1, Ordering::Relaxed);
     }
 }
 

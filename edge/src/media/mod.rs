@@ -57,6 +57,17 @@ impl Default for MediaOptions {
     }
 }
 
+/// Whether this kernel has what a media thread needs; the error names what is missing.
+pub fn probe_kernel() -> Result<(), MediaError> {
+    let options = ring::RingOptions {
+        entries: 8,
+        buffers: 8,
+        buffer_bytes: 64,
+        files: 1,
+    };
+    ring::Ring::new(options).map(drop)
+}
+
 /// Everything a media thread is given.
 #[derive(Debug)]
 pub struct Setup {

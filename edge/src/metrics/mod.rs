@@ -249,6 +249,13 @@ impl Metrics {
         }
     }
 
+    /// Call legs alive now, of all trunks.
+    pub fn legs_alive(&self) -> i64 {
+        let families = self.calls_active.collect();
+        let legs = families.iter().flat_map(|family| family.get_metric());
+        legs.map(|leg| leg.get_gauge().value() as i64).sum()
+    }
+
     /// Tells whether new calls are taken, and whether that is because of a drain.
     pub fn set_state(&self, ready: bool, draining: bool) {
         self.ready.set(i64::from(ready));

@@ -10,6 +10,7 @@
 mod access;
 mod cores;
 mod handle;
+mod notify;
 mod reload;
 mod start;
 #[cfg(test)]
@@ -23,6 +24,7 @@ use crate::admin::AdminError;
 use crate::cdr::CdrError;
 use crate::config::Settings;
 use crate::control::listener::ListenError;
+use crate::media::MediaError;
 use handle::Request;
 use start::Running;
 use std::io;
@@ -42,6 +44,9 @@ const ACCESS_TICK: Duration = Duration::from_secs(1);
 pub enum RunError {
     #[error(transparent)]
     Cores(#[from] CoresError),
+    /// The kernel lacks something, which the error names.
+    #[error(transparent)]
+    Kernel(#[from] MediaError),
     #[error(transparent)]
     Listen(#[from] ListenError),
     #[error(transparent)]
@@ -92,9 +97,12 @@ async fn supervise(
     handle.enter(Phase::Ready);
     running.metrics.set_state(true, false);
     tracing::info!(cores = running.cores.len(), "sip-edge ready");
+    running.manager.ready();
     let outcome = running.serve(&handle, &mut signals, &mut requests).await;
     handle.enter(Phase::Stopping);
     running.metrics.set_state(false, true);
+    running.manager.stopping();
+    running.manager.status("ending".to_owned());
     running.stop().await;
     outcome
 }
@@ -143,6 +151,8 @@ impl Running {
         let mut drain_tick = tokio::time::interval(DRAIN_TICK);
         let mut access_tick = tokio::time::interval(ACCESS_TICK);
         access_tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut report_tick = tokio::time::interval(self.manager.period());
+        report_tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let draining = handle.phase() == Phase::Draining;
             tokio::select! {
@@ -164,6 +174,7 @@ impl Running {
                     Request::Drain => self.drain(handle).await,
                 },
                 end = self.threads.next_end() => return Err(end.into_error()),
+                _ = report_tick.tick() => self.report(draining),
                 _ = access_tick.tick() => self.access.poll(),
                 _ = drain_tick.tick(), if draining => {
                     if self.is_idle() {
@@ -175,12 +186,13 @@ impl Running {
         }
     }
 
-    async fn drain(&self, handle: &SupervisorHandle) {
+    async fn drain(&mut self, handle: &SupervisorHandle) {
         if handle.phase() == Phase::Draining {
             return;
         }
         handle.enter(Phase::Draining);
         self.metrics.set_state(false, true);
+        self.report(true);
         for core in &self.cores {
             core.drain().await;
         }

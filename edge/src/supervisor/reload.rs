@@ -9,6 +9,7 @@ use crate::control::ControlCommand;
 impl Running {
     /// Reads the file again. An error in it, or an address that cannot be had, changes nothing and is the answer.
     pub(super) async fn reload(&mut self, handle: &SupervisorHandle) -> Result<Reloaded, String> {
+        self.manager.reloading();
         let result = self.try_reload(handle).await;
         self.metrics.reloaded(result.is_ok());
         match &result {
@@ -27,6 +28,7 @@ impl Running {
             }
             Err(fault) => tracing::error!(%fault, "configuration not reloaded, the old one stays"),
         }
+        self.manager.ready();
         result
     }
 

@@ -4,6 +4,7 @@ use super::RunError;
 use super::access::{access_options, watch_access};
 use super::cores::{cpus, raise_open_files};
 use super::handle::SupervisorHandle;
+use super::notify::ServiceManager;
 use super::threads::Threads;
 use crate::access::Access;
 use crate::admin::{AdminServer, AdminStop};
@@ -55,6 +56,7 @@ pub(super) struct Running {
     pub cores: Vec<Core>,
     pub metrics: Arc<Metrics>,
     pub threads: Threads,
+    pub manager: ServiceManager,
     reporter: ReporterStop,
     admin: Option<AdminStop>,
     /// Detaches XDP when dropped.
@@ -79,6 +81,8 @@ impl Running {
             Err(error) => tracing::warn!(%error, "cannot raise the limit of open files"),
         }
         let cpus = cpus(&settings.cores)?;
+        // Here, where nothing runs yet and one message says it, rather than on each thread.
+        media::probe_kernel()?;
         let sockets = open_listeners(&settings.protocol, None, cpus.len())?;
         let metrics = Arc::new(Metrics::new(&settings.protocol)?);
         let (events, event_queue) = bounded(reporter::QUEUE_CAPACITY)
@@ -102,6 +106,7 @@ impl Running {
             cores: Vec::with_capacity(cpus.len()),
             metrics,
             threads: Threads::new(),
+            manager: ServiceManager::from_environment(),
             reporter: reporter.stopper(),
             admin: None,
         };
@@ -331,6 +336,12 @@ impl Running {
                 "listening"
             );
         }
+    }
+
+    /// How much each control thread has done: see [`CoreStatus::beats`].
+    pub(super) fn beats(&self) -> Vec<u64> {
+        let beats = |core: &Core| core.status.beats.load(Ordering::Relaxed);
+        self.cores.iter().map(beats).collect()
     }
 
     /// Whether a drain is over.

@@ -1,5 +1,6 @@
 //! `[[listen]]`.
 
+use crate::config::credential::Files;
 use crate::config::diagnostic::{At, Place, Sink};
 use crate::config::raw::RawListen;
 use crate::control::tls::{TlsServerFiles, server_config, warnings};
@@ -8,7 +9,6 @@ use edge_proto::id::ListenerId;
 use rustls::ServerConfig;
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
-use std::path::Path;
 use std::sync::Arc;
 
 const MAX_LISTENERS: usize = 64;
@@ -28,7 +28,7 @@ pub(super) struct Listeners {
 pub(super) fn listeners(
     sink: &mut Sink<'_>,
     raw: &[RawListen],
-    base: &Path,
+    files: Files<'_>,
     previous: Option<&Config>,
 ) -> Listeners {
     let mut listeners = Listeners {
@@ -60,7 +60,7 @@ pub(super) fn listeners(
                 if raw.name.is_none() {
                     listeners.names.push(listener.name.clone());
                 }
-                if let Some(config) = tls_config(sink, raw, listener.transport, base) {
+                if let Some(config) = tls_config(sink, raw, listener.transport, files) {
                     listeners.tls.insert(id, config);
                 }
                 listeners.list.push(listener);
@@ -183,7 +183,7 @@ fn tls_config(
     sink: &mut Sink<'_>,
     raw: &RawListen,
     transport: Transport,
-    base: &Path,
+    files: Files<'_>,
 ) -> Option<Arc<ServerConfig>> {
     if transport != Transport::Tls {
         let files = [&raw.certificate, &raw.private_key, &raw.client_ca];
@@ -203,9 +203,12 @@ fn tls_config(
         return None;
     };
     let files = TlsServerFiles {
-        certificate: base.join(&certificate.value),
-        private_key: base.join(&key.value),
-        client_ca: raw.client_ca.as_ref().map(|ca| base.join(&ca.value)),
+        certificate: files.path(sink, certificate)?,
+        private_key: files.path(sink, key)?,
+        client_ca: match &raw.client_ca {
+            Some(ca) => Some(files.path(sink, ca)?),
+            None => None,
+        },
     };
     for warning in warnings(&files.certificate).unwrap_or_default() {
         sink.warning(&certificate.place, warning);

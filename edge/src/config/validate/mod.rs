@@ -10,6 +10,7 @@ mod route;
 mod transfer;
 mod trunk;
 
+use super::credential::Files;
 use super::diagnostic::{At, Place, Sink};
 use super::raw::{RawAccess, RawConfig, RawEdge, RawSip};
 use super::{AccessMode, AccessSettings, AdminSettings, Context, Cores, Settings};
@@ -30,14 +31,18 @@ pub(super) fn settings(
     context: &Context<'_>,
 ) -> Option<Settings> {
     let base = file.parent().unwrap_or(Path::new("."));
+    let files = Files {
+        base,
+        credentials: context.environment.credentials.as_deref(),
+    };
     let cores = cores(sink, &raw.edge);
     let sip = sip(sink, &raw.sip);
-    let listen = listen::listeners(sink, &raw.listen, base, context.previous);
+    let listen = listen::listeners(sink, &raw.listen, files, context.previous);
     let domains = domains(&raw.edge, &listen.list);
     let media = media::media(sink, &raw.media, &listen, context.environment);
     let names = trunk::Names::of(sink, &raw.trunks);
     let scope = trunk::Scope {
-        base,
+        files,
         listen: &listen,
         domains: &domains,
         names: &names,
@@ -51,7 +56,7 @@ pub(super) fn settings(
     }
     let tls = TlsSettings {
         servers: listen.tls,
-        clients: trunk::tls_clients(sink, &raw.trunks, &trunks, base),
+        clients: trunk::tls_clients(sink, &raw.trunks, &trunks, files),
     };
     let protocol = Config {
         domains,

@@ -9,6 +9,7 @@ pub(super) use tls::clients as tls_clients;
 use super::listen::Listeners;
 use super::{transfer, value_or};
 use crate::config::codec;
+use crate::config::credential::Files;
 use crate::config::diagnostic::{At, Listed, Place, Sink};
 use crate::config::raw::RawTrunk;
 use edge_proto::call::policy::{HeaderPattern, is_sips_own};
@@ -19,7 +20,6 @@ use edge_proto::id::{ListenerId, TrunkId};
 use edge_proto::trunk::{TrunkSet, canonical_net};
 use ipnet::IpNet;
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::sync::Arc;
 
 const MAX_HEADERS: usize = 32;
@@ -28,7 +28,7 @@ const MAX_HEADERS: usize = 32;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Scope<'a> {
     /// The directory of the file.
-    pub base: &'a Path,
+    pub files: Files<'a>,
     pub listen: &'a Listeners,
     pub domains: &'a [String],
     pub names: &'a Names,
@@ -124,7 +124,7 @@ fn trunk(sink: &mut Sink<'_>, raw: &RawTrunk, id: TrunkId, scope: &Scope<'_>) ->
         .as_ref()
         .map_or(PresentAs::Caller, |p| p.value.clone());
     trunk.media_encryption = media_encryption(sink, raw);
-    credentials::apply(sink, raw, scope.base, &mut trunk);
+    credentials::apply(sink, raw, scope.files, &mut trunk);
     trunk.allow = allow(sink, raw, trunk.network, trunk.auth);
     trunk.uris = uri::uris(sink, raw, &trunk, scope);
     codecs(sink, raw, &mut trunk);

@@ -1,21 +1,21 @@
 //! Who a trunk says it is, and who this edge says it is.
 
+use crate::config::credential::Files;
 use crate::config::diagnostic::{At, Place, Sink};
 use crate::config::raw::{RawPassword, RawPresent, RawTrunk};
 use crate::config::secret;
 use edge_proto::config::{Credentials, PresentedCredentials, Secret, Trunk};
-use std::path::Path;
 
 /// Fills in `credentials`, `realm`, `digest_algorithms` and `present`.
-pub(super) fn apply(sink: &mut Sink<'_>, raw: &RawTrunk, base: &Path, trunk: &mut Trunk) {
+pub(super) fn apply(sink: &mut Sink<'_>, raw: &RawTrunk, files: Files<'_>, trunk: &mut Trunk) {
     if let Some(realm) = &raw.realm {
         trunk.realm.clone_from(&realm.value);
     }
     algorithms(sink, raw, trunk);
-    trunk.credentials = pair(sink, raw.username.as_ref(), &raw.password, base);
+    trunk.credentials = pair(sink, raw.username.as_ref(), &raw.password, files);
     let demanded = trunk.credentials.clone();
     trunk.present = match &raw.present {
-        Some(present) => presented(sink, present, base),
+        Some(present) => presented(sink, present, files),
         None => demanded.map(|pair| PresentedCredentials {
             username: pair.username,
             password: pair.password,
@@ -48,14 +48,18 @@ fn algorithms(sink: &mut Sink<'_>, raw: &RawTrunk, trunk: &mut Trunk) {
     }
 }
 
-fn presented(sink: &mut Sink<'_>, raw: &RawPresent, base: &Path) -> Option<PresentedCredentials> {
+fn presented(
+    sink: &mut Sink<'_>,
+    raw: &RawPresent,
+    files: Files<'_>,
+) -> Option<PresentedCredentials> {
     if raw.password.place().is_none() {
         sink.error(
             &raw.place,
             "the key \"password\" or \"password_file\" is missing",
         );
     }
-    let pair = pair(sink, raw.username.as_ref(), &raw.password, base)?;
+    let pair = pair(sink, raw.username.as_ref(), &raw.password, files)?;
     Some(PresentedCredentials {
         username: pair.username,
         password: pair.password,
@@ -68,7 +72,7 @@ fn pair(
     sink: &mut Sink<'_>,
     username: Option<&At<String>>,
     password: &RawPassword,
-    base: &Path,
+    files: Files<'_>,
 ) -> Option<Credentials> {
     match (username, password.place()) {
         (None, Some(place)) => sink.error(place, "a password without the key \"username\""),
@@ -78,7 +82,7 @@ fn pair(
         ),
         _ => {}
     }
-    let (secret, place) = read(sink, password, base)?;
+    let (secret, place) = read(sink, password, files)?;
     let username = username?.value.clone();
     match secret {
         Ok(password) => Some(Credentials { username, password }),
@@ -92,7 +96,7 @@ fn pair(
 fn read<'a>(
     sink: &mut Sink<'_>,
     password: &'a RawPassword,
-    base: &Path,
+    files: Files<'_>,
 ) -> Option<(Result<Secret, String>, &'a Place)> {
     match (&password.inline, &password.file) {
         (Some(_), Some(file)) => {
@@ -105,7 +109,10 @@ fn read<'a>(
         (Some(inline), None) => {
             Some((secret::check_password(inline.value.expose()), &inline.place))
         }
-        (None, Some(file)) => Some((secret::read_password(&base.join(&file.value)), &file.place)),
+        (None, Some(file)) => {
+            let path = files.path(sink, file)?;
+            Some((secret::read_password(&path), &file.place))
+        }
         (None, None) => None,
     }
 }

@@ -1,12 +1,12 @@
 //! TLS towards trunks.
 
+use crate::config::credential::Files;
 use crate::config::diagnostic::{At, Sink};
 use crate::config::raw::RawTrunk;
 use crate::control::tls::{TlsClientFiles, client_config, warnings};
 use edge_proto::config::{Transport, Trunk};
 use rustls::ClientConfig;
 use std::collections::HashMap;
-use std::path::Path;
 use std::sync::Arc;
 
 /// By name, the TLS of each trunk with a TLS `uri`.
@@ -14,13 +14,11 @@ pub(in super::super) fn clients(
     sink: &mut Sink<'_>,
     raw: &[RawTrunk],
     trunks: &[Arc<Trunk>],
-    base: &Path,
+    files: Files<'_>,
 ) -> HashMap<String, Arc<ClientConfig>> {
     let mut clients = HashMap::new();
     for (raw, trunk) in raw.iter().zip(trunks) {
         let keys = [&raw.tls_ca, &raw.tls_certificate, &raw.tls_private_key];
-        let path = |key: &Option<At<String>>| key.as_ref().map(|p| base.join(&p.value));
-        let [ca, certificate, private_key] = keys.map(path);
         let first = keys.into_iter().flatten().next();
         if !trunk.uris.iter().any(|uri| uri.transport == Transport::Tls) {
             if let Some(unused) = first {
@@ -28,6 +26,8 @@ pub(in super::super) fn clients(
             }
             continue;
         }
+        let path = |key: &Option<At<String>>| key.as_ref().and_then(|p| files.path(sink, p));
+        let [ca, certificate, private_key] = keys.map(path);
         let files = TlsClientFiles {
             ca,
             certificate,

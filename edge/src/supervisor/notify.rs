@@ -1,0 +1,128 @@
+//! What the service manager is told (sd_notify(3)). Without one, nothing happens.
+
+use super::start::Running;
+use sd_notify::NotifyState;
+use std::time::Duration;
+
+/// How long between two pings when there is no watchdog: the status line is renewed as often.
+const STATUS_TICK: Duration = Duration::from_secs(5);
+
+/// A service manager such as systemd, or none.
+#[derive(Debug)]
+pub(super) struct ServiceManager {
+    watchdog: Option<Duration>,
+    pulse: Pulse,
+    /// What it was told last; not told twice.
+    status: String,
+}
+
+impl ServiceManager {
+    /// The one that started this process, by `$NOTIFY_SOCKET` and `$WATCHDOG_USEC`.
+    pub(super) fn from_environment() -> Self {
+        ServiceManager {
+            watchdog: sd_notify::watchdog_enabled(),
+            pulse: Pulse::default(),
+            status: String::new(),
+        }
+    }
+
+    /// How often [`ServiceManager::tick`] wants to be called: four times within the watchdog's patience.
+    pub(super) fn period(&self) -> Duration {
+        self.watchdog
+            .map_or(STATUS_TICK, |patience| patience / 4)
+            .max(Duration::from_millis(10))
+    }
+
+    pub(super) fn ready(&mut self) {
+        self.tell(&[NotifyState::Ready]);
+    }
+
+    /// A reload begins; [`ServiceManager::ready`] ends it, whatever came of it.
+    pub(super) fn reloading(&mut self) {
+        // Type=notify-reload wants the time with it, Type=notify does not mind.
+        match NotifyState::monotonic_usec_now() {
+            Ok(now) => self.tell(&[NotifyState::Reloading, now]),
+            Err(_) => self.tell(&[NotifyState::Reloading]),
+        }
+    }
+
+    pub(super) fn stopping(&mut self) {
+        self.tell(&[NotifyState::Stopping]);
+    }
+
+    /// The line that `systemctl status` shows.
+    pub(super) fn status(&mut self, text: String) {
+        if self.status != text {
+            self.tell(&[NotifyState::Status(&text)]);
+            self.status = text;
+        }
+    }
+
+    /// Pings the watchdog if every control thread has done something since the last call. `beats`: one count per thread.
+    pub(super) fn tick(&mut self, beats: &[u64]) {
+        if self.pulse.is_alive(beats) && self.watchdog.is_some() {
+            self.tell(&[NotifyState::Watchdog]);
+        }
+    }
+
+    fn tell(&self, state: &[NotifyState<'_>]) {
+        if let Err(error) = sd_notify::notify(state) {
+            tracing::warn!(%error, "the service manager cannot be told");
+        }
+    }
+}
+
+/// Remembers how far each thread was.
+#[derive(Debug, Default)]
+struct Pulse(Vec<u64>);
+
+impl Pulse {
+    /// Whether every count has grown since the last call.
+    fn is_alive(&mut self, beats: &[u64]) -> bool {
+        let alive = self.0.len() != beats.len() || self.0.iter().zip(beats).all(|(a, b)| a != b);
+        self.0.clear();
+        self.0.extend_from_slice(beats);
+        alive
+    }
+}
+
+impl Running {
+    /// Tells the service manager how things are.
+    pub(super) fn report(&mut self, draining: bool) {
+        let beats = self.beats();
+        let legs = self.metrics.legs_alive();
+        self.manager.tick(&beats);
+        self.manager.status(if draining {
+            format!("draining: new calls are refused, {legs} call legs left")
+        } else {
+            format!("taking calls: {legs} call legs")
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_thread_that_stands_still_is_no_life() {
+        let mut pulse = Pulse::default();
+        assert!(pulse.is_alive(&[0, 0]), "nothing to compare with yet");
+        assert!(pulse.is_alive(&[1, 5]));
+        assert!(!pulse.is_alive(&[2, 5]), "the second stands still");
+        assert!(!pulse.is_alive(&[2, 6]), "the first stands still");
+        assert!(pulse.is_alive(&[3, 7]));
+    }
+
+    #[test]
+    fn the_watchdog_is_asked_in_time() {
+        let manager = |watchdog| ServiceManager {
+            watchdog,
+            pulse: Pulse::default(),
+            status: String::new(),
+        };
+        let patience = Duration::from_secs(30);
+        assert!(manager(Some(patience)).period() * 3 < patience);
+        assert_eq!(manager(None).period(), STATUS_TICK);
+    }
+}

@@ -1,0 +1,232 @@
+//! The daemon as a service: what it tells the service manager, where it gets its secrets, and what it says when the kernel
+//! denies it what it needs.
+
+use rustix::process::{Pid, Signal, kill_process};
+use std::fs;
+use std::io::Read;
+use std::net::Ipv4Addr;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixDatagram;
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+use tempfile::TempDir;
+
+/// Longer than anything takes on a loaded machine; reached only by a failure.
+const DEADLINE: Duration = Duration::from_secs(60);
+
+/// A configuration, a directory of credentials, and an address of its own.
+struct Site {
+    directory: TempDir,
+    address: Ipv4Addr,
+}
+
+impl Site {
+    /// `last` tells the tests of this file apart.
+    fn new(last: u8) -> Self {
+        let [high, low] = (std::process::id() as u16).to_be_bytes();
+        let site = Site {
+            directory: tempfile::tempdir().unwrap(),
+            address: Ipv4Addr::new(127, high | 0x80, low, last),
+        };
+        let credentials = site.path("credentials");
+        fs::create_dir(&credentials).unwrap();
+        let secret = credentials.join("secret_ai");
+        fs::write(&secret, "not-a-real-one\n").unwrap();
+        fs::set_permissions(&secret, fs::Permissions::from_mode(0o440)).unwrap();
+        site.write("credential:secret_ai");
+        site
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    fn write(&self, password_file: &str) {
+        let address = self.address;
+        let text = format!(
+            "[media]\naddresses = [\"{address}\"]\nports = \"20000-20999\"\n\
+             [admin]\naddress = \"{address}:9090\"\n[cdr]\npath = \"cdr.jsonl\"\n\
+             [[listen]]\ntransport = \"tcp\"\naddress = \"{address}:5060\"\n\
+             [[trunk]]\nname = \"ai\"\nallow = [\"127.0.0.3/32\"]\nauth = \"digest\"\nusername = \"ai\"\n\
+             password_file = \"{password_file}\"\n"
+        );
+        fs::write(self.path("edge.toml"), text).unwrap();
+    }
+
+    fn command(&self, verb: &str) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_sip-edge"));
+        command
+            .args([verb, "--config"])
+            .arg(self.path("edge.toml"))
+            .env_remove("NOTIFY_SOCKET")
+            .env("CREDENTIALS_DIRECTORY", self.path("credentials"))
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        command
+    }
+}
+
+/// What the service manager hears.
+struct Manager(UnixDatagram);
+
+impl Manager {
+    fn listen(site: &Site) -> Manager {
+        let socket = UnixDatagram::bind(site.path("notify")).unwrap();
+        socket.set_read_timeout(Some(DEADLINE)).unwrap();
+        Manager(socket)
+    }
+
+    /// The next message that begins with `start`, and what came before it.
+    fn hears(&self, start: &str) -> (String, Vec<String>) {
+        let mut before = Vec::new();
+        loop {
+            let mut bytes = [0; 4096];
+            let Ok(length) = self.0.recv(&mut bytes) else {
+                panic!("no {start:?} after {before:?}");
+            };
+            let text = String::from_utf8(bytes[..length].to_vec()).unwrap();
+            if text.starts_with(start) {
+                return (text, before);
+            }
+            before.push(text);
+        }
+    }
+}
+
+/// A running daemon; killed when the test gives up on it.
+struct Daemon(Child);
+
+impl Daemon {
+    fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.0), signal).unwrap();
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn the_service_manager_hears_of_start_reload_life_and_end() {
+    let site = Site::new(1);
+    let manager = Manager::listen(&site);
+    let child = site
+        .command("run")
+        .env("NOTIFY_SOCKET", site.path("notify"))
+        .env("WATCHDOG_USEC", "2000000")
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut daemon = Daemon(child);
+    let (_, before) = manager.hears("READY=1");
+    assert!(before.is_empty(), "ready is the first word: {before:?}");
+    let (status, _) = manager.hears("STATUS=");
+    assert_eq!(status.trim_end(), "STATUS=taking calls: 0 call legs");
+    for _ in 0..3 {
+        manager.hears("WATCHDOG=1");
+    }
+    for file in ["credential:secret_ai", "credential:gone"] {
+        site.write(file);
+        daemon.signal(Signal::HUP);
+        let (reloading, _) = manager.hears("RELOADING=1");
+        assert!(reloading.contains("MONOTONIC_USEC="), "{reloading}");
+        // Also when the file is refused: the service goes on.
+        manager.hears("READY=1");
+    }
+    daemon.signal(Signal::TERM);
+    manager.hears("STATUS=draining");
+    let (_, before) = manager.hears("STOPPING=1");
+    assert!(!before.iter().any(|m| m.starts_with("READY")), "{before:?}");
+    assert!(daemon.0.wait().unwrap().success());
+}
+
+#[test]
+fn a_credential_that_was_not_given_is_named() {
+    let site = Site::new(2);
+    let check = |command: &mut Command| {
+        let output = command.output().unwrap();
+        let text =
+            String::from_utf8_lossy(&output.stderr) + String::from_utf8_lossy(&output.stdout);
+        (output.status.success(), text.into_owned())
+    };
+    let (passes, text) = check(&mut site.command("check"));
+    assert!(passes, "{text}");
+    assert!(!text.contains("not-a-real-one"), "{text}");
+    let (passes, text) = check(site.command("check").env_remove("CREDENTIALS_DIRECTORY"));
+    assert!(!passes);
+    assert!(text.contains("password_file"), "{text}");
+    assert!(text.contains("\"secret_ai\" was not given"), "{text}");
+    site.write("credential:../edge.toml");
+    let (passes, text) = check(&mut site.command("check"));
+    assert!(!passes);
+    assert!(text.contains("is not the name of a credential"), "{text}");
+}
+
+#[test]
+fn a_kernel_that_denies_io_uring_is_named_at_once() {
+    let site = Site::new(3);
+    let mut command = site.command("run");
+    // SAFETY: between fork and exec only system calls are made.
+    unsafe { command.pre_exec(deny_io_uring) };
+    let mut child = Daemon(command.spawn().unwrap());
+    let mut text = String::new();
+    let mut stderr = child.0.stderr.take().unwrap();
+    stderr.read_to_string(&mut text).unwrap();
+    assert_eq!(child.0.wait().unwrap().code(), Some(1));
+    let expected =
+        "this kernel has no io_uring, or a seccomp filter forbids it; Linux 6.1 or newer is needed";
+    assert!(text.contains(expected), "{text}");
+    assert!(
+        !text.contains("listening"),
+        "nothing was opened before: {text}"
+    );
+}
+
+/// From here on io_uring_setup(2) fails with ENOSYS in this process, as on a kernel without it.
+fn deny_io_uring() -> std::io::Result<()> {
+    const fn statement(code: u32, jt: u8, jf: u8, k: u32) -> libc::sock_filter {
+        libc::sock_filter {
+            code: code as u16,
+            jt,
+            jf,
+            k,
+        }
+    }
+    let number_at = std::mem::offset_of!(libc::seccomp_data, nr) as u32;
+    let denied = libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32;
+    let mut filter = [
+        statement(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, number_at),
+        statement(
+            libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K,
+            0,
+            1,
+            libc::SYS_io_uring_setup as u32,
+        ),
+        statement(libc::BPF_RET | libc::BPF_K, 0, 0, denied),
+        statement(libc::BPF_RET | libc::BPF_K, 0, 0, libc::SECCOMP_RET_ALLOW),
+    ];
+    let program = libc::sock_fprog {
+        len: filter.len() as u16,
+        filter: filter.as_mut_ptr(),
+    };
+    // SAFETY: `program` and what it points to live until the calls return; they change nothing but what this process may do.
+    let failed = unsafe {
+        libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0
+            || libc::prctl(
+                libc::PR_SET_SECCOMP,
+                libc::SECCOMP_MODE_FILTER,
+                &raw const program,
+            ) != 0
+    };
+    if failed {
+        return Err(std::io::Error::last_os_error());
+    }
+    Ok(())
+}

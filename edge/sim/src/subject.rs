@@ -12,6 +12,8 @@ pub trait Subject {
     fn calls(&self) -> usize;
     /// Whether nothing is left to finish.
     fn is_idle(&self) -> bool;
+    /// What it still holds for calls and transactions, by name and count.
+    fn leftovers(&self) -> Vec<(&'static str, usize)>;
 }
 
 impl Subject for B2bua {
@@ -33,6 +35,10 @@ impl Subject for B2bua {
 
     fn is_idle(&self) -> bool {
         B2bua::is_idle(self)
+    }
+
+    fn leftovers(&self) -> Vec<(&'static str, usize)> {
+        B2bua::leftovers(self)
     }
 }
 

@@ -5,6 +5,7 @@ use super::connections::{Connections, Origin};
 use super::ingress::RETRY_AFTER_S;
 use super::io::{HandoffMessage, Hop, Output};
 use super::ownership::MAGIC_COOKIE;
+use super::parking::Parked;
 use super::ports::Leases;
 use crate::call::CallKey;
 use crate::config::{Config, Transport, Trunk};
@@ -125,7 +126,7 @@ pub(crate) struct Context {
     pub allocations: BTreeMap<AllocationId, (CallKey, LegNumber)>,
     /// Why connections failed, kept until the failures they caused have been told.
     pub hop_faults: BTreeMap<Hop, String>,
-    pub parked_handoffs: VecDeque<(CoreId, HandoffMessage)>,
+    pub parked_handoffs: Parked,
     clients: BTreeMap<ClientKey, ClientUse>,
     servers: BTreeMap<ServerKey, ServerFacts>,
     rng: ChaCha20Rng,
@@ -154,7 +155,7 @@ impl Context {
             dialogs: BTreeMap::new(),
             allocations: BTreeMap::new(),
             hop_faults: BTreeMap::new(),
-            parked_handoffs: VecDeque::new(),
+            parked_handoffs: Parked::default(),
             clients: BTreeMap::new(),
             servers: BTreeMap::new(),
             rng: ChaCha20Rng::from_seed(seed),

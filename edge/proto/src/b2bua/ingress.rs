@@ -6,8 +6,8 @@ use super::io::{HandoffMessage, Hop, Output};
 use super::ownership::owner_of;
 use crate::config::Transport;
 use crate::event::EventKind;
-use crate::id::{ConnectionId, CoreId, ListenerId};
-use crate::sip::{Frame, FramingError, Message, Method, ResponseBuilder, ResponseHint};
+use crate::id::{ConnectionId, ListenerId};
+use crate::sip::{Frame, FramingError, Message, ResponseBuilder, ResponseHint};
 use bytes::Bytes;
 use std::net::SocketAddr;
 
@@ -202,29 +202,5 @@ impl B2bua {
                     .hop_failed(self.cx.now, Hop::Stream(connection));
             }
         }
-    }
-
-    /// The other core's queue is full. A new call is refused here; everything else is retried by its sender's transaction,
-    /// or, on a reliable transport, by this core once.
-    pub(super) fn on_handoff_rejected(&mut self, core: CoreId, message: HandoffMessage) {
-        self.cx
-            .event(None, None, EventKind::Overflow { queue: "handoff" });
-        let HandoffMessage::Message { hop, ref raw, .. } = message else {
-            // Lost bytes and lost bad news both surface as a transaction timeout at the owner.
-            return;
-        };
-        let Ok(request) = Message::parse(raw.clone(), &self.cx.message_limits()) else {
-            return;
-        };
-        if !request.is_request() || request.method() == Some(Method::Ack) {
-            self.cx.parked_handoffs.push_back((core, message));
-            return;
-        }
-        if request.to_tag().is_some() && self.cx.parked_handoffs.len() < super::MAX_PARKED {
-            // Teardown and transfers of existing calls are retried, not refused.
-            self.cx.parked_handoffs.push_back((core, message));
-            return;
-        }
-        self.cx.refuse_stateless(hop, &request);
     }
 }

@@ -14,6 +14,7 @@ mod ingress;
 mod io;
 mod locate;
 mod ownership;
+mod parking;
 mod ports;
 mod reload;
 
@@ -32,14 +33,9 @@ use crate::call::{Call, CallKey};
 use crate::config::Config;
 use crate::id::CoreId;
 use crate::sip::transaction::{TransactionEvent, TransactionOutput};
-use crate::time::{Duration, Instant};
+use crate::time::Instant;
 use slab::Slab;
 use std::sync::Arc;
-
-/// Messages for other cores that wait for room in their queues.
-const MAX_PARKED: usize = 4096;
-/// When a full queue is tried again.
-const PARKED_RETRY: Duration = Duration::from_millis(10);
 
 /// Secrets that every core of one process shares, so that any core recognises what another minted.
 #[derive(Clone)]
@@ -118,23 +114,15 @@ impl B2bua {
 
     /// When [`Input::Timeout`] is due; `None`: nothing is waiting.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        let parked = !self.cx.parked_handoffs.is_empty();
         [
             self.cx.timers.next(),
             self.cx.transactions.poll_timeout(),
             self.cx.unfinished.next(),
-            parked.then(|| self.cx.now + PARKED_RETRY),
+            self.cx.parked_handoffs.poll_timeout(),
         ]
         .into_iter()
         .flatten()
         .min()
-    }
-
-    /// Tries again what did not fit into another core's queue.
-    fn retry_parked(&mut self) {
-        while let Some((core, message)) = self.cx.parked_handoffs.pop_front() {
-            self.cx.outputs.push_back(Output::Handoff { core, message });
-        }
     }
 
     /// Calls alive on this core, including those whose last answers or media counters are still awaited.
@@ -142,9 +130,12 @@ impl B2bua {
         self.calls.len()
     }
 
-    /// Whether nothing is left to finish: no call, and no transaction whose answer a peer still waits for.
+    /// Whether nothing is left to finish: no call, no transaction whose answer a peer still waits for, nothing on its way to
+    /// another core.
     pub fn is_idle(&self) -> bool {
-        self.calls.is_empty() && self.cx.transactions.counts() == (0, 0)
+        self.calls.is_empty()
+            && self.cx.transactions.counts() == (0, 0)
+            && self.cx.parked_handoffs.len() == 0
     }
 
     /// What is still held on behalf of calls and transactions, by name and count; empty when nothing is. Connections are not

@@ -15,6 +15,7 @@ pub struct Acks {
 }
 
 struct Invite {
+    conn: ConnectionId,
     sent_at: Instant,
     provisional: bool,
     cancelled_at: Option<Instant>,
@@ -38,12 +39,15 @@ impl Checker for Acks {
 
     fn see(&mut self, facts: &Facts<'_>, seen: &Seen<'_>, _: &mut Vec<String>) {
         match seen {
-            Seen::Sent { sip, .. } => self.sent(facts.now, sip),
+            Seen::Sent { conn, sip, .. } => self.sent(facts.now, *conn, sip),
             Seen::Received { conn, sip, .. } if sip.cseq().1 == "INVITE" && !sip.is_request() => {
                 self.received(facts, *conn, sip);
             }
             Seen::Ended(conn) => {
                 self.ended.insert(*conn);
+                // With its connection the INVITE's transaction failed (RFC 3261 §17.1.4).
+                self.invites
+                    .retain(|_, invite| invite.conn != *conn || invite.answered.is_some());
             }
             _ => {}
         }
@@ -59,10 +63,11 @@ impl Checker for Acks {
 }
 
 impl Acks {
-    fn sent(&mut self, now: Instant, sip: &Sip) {
+    fn sent(&mut self, now: Instant, conn: ConnectionId, sip: &Sip) {
         match sip.method() {
             "INVITE" => {
                 let invite = Invite {
+                    conn,
                     sent_at: now,
                     provisional: false,
                     cancelled_at: None,

@@ -128,6 +128,7 @@ pub struct CoreEnding {
     pub calls: usize,
     pub idle: bool,
     pub timeout: Option<Instant>,
+    pub leftovers: Vec<(&'static str, usize)>,
     /// Allocations that its media thread still has.
     pub allocations: usize,
 }

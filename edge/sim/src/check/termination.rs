@@ -38,10 +38,11 @@ impl Checker for Termination {
             faults.push("things still happen long after everybody has gone home".to_owned());
         }
         for (core, end) in ending.cores.iter().enumerate() {
-            if end.calls > 0 || !end.idle || end.timeout.is_some() {
+            let done = end.calls == 0 && end.idle && end.leftovers.is_empty();
+            if !done || end.timeout.is_some() {
                 faults.push(format!(
-                    "core {core} is not done: {} calls, idle {}, next timer {:?}",
-                    end.calls, end.idle, end.timeout
+                    "core {core} is not done: {} calls, idle {}, next timer {:?}, it holds {:?}",
+                    end.calls, end.idle, end.timeout, end.leftovers
                 ));
             }
         }

@@ -83,8 +83,13 @@ impl Net {
 
     /// Connections that the edge holds on a core.
     pub fn held_by(&self, core: CoreId) -> usize {
-        let held = |conn: &&Conn| conn.core == core && conn.edge != End::Closed;
-        self.conns.values().filter(held).count()
+        let held = |(id, conn): &(&ConnectionId, &Conn)| match conn.edge {
+            End::Open => conn.core == core,
+            // The edge counts its own attempts, and does not know of others'.
+            End::Connecting => conn.core == core && id.is_originated(),
+            End::Closed => false,
+        };
+        self.conns.iter().filter(held).count()
     }
 
     /// A peer connects; which core accepts is chance.

@@ -71,6 +71,8 @@ pub enum Act {
     Send(ConnectionId, Rc<Sip>),
     Talk,
     Vanish,
+    /// Forget the dialog.
+    Leave,
 }
 
 /// All peers.
@@ -245,6 +247,7 @@ impl Peers {
             }
             Act::Talk => media::talk(net, ua),
             Act::Vanish => self.vanish(net, id),
+            Act::Leave => ua.phase = ua::Phase::Gone,
         }
     }
 

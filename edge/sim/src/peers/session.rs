@@ -185,6 +185,8 @@ impl Peers {
         self.curfew = true;
         for ua in &mut self.uas {
             let delay = Duration::from_millis(u64::from(ua.id));
+            // Where nothing helps, the light goes out.
+            ua.plan(net, Duration::from_secs(100), Act::Leave);
             match ua.phase {
                 Phase::Calling => ua.plan(net, delay, Act::Cancel),
                 // Whoever has not answered yet will not.

@@ -277,6 +277,7 @@ impl World {
                     calls: core.subject.calls(),
                     idle: core.subject.is_idle(),
                     timeout: core.subject.poll_timeout(),
+                    leftovers: core.subject.leftovers(),
                     allocations: core.relay.len(),
                 })
                 .collect(),

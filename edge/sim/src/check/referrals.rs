@@ -25,7 +25,9 @@ pub struct Referrals {
     accepted: BTreeSet<(String, u32)>,
     originated: BTreeSet<String>,
     bridged: BTreeMap<u32, u32>,
-    pending: BTreeMap<u32, u32>,
+    /// Transfers that began and that ended, per call. The end may be told before the 202 that began it.
+    begun: BTreeMap<u32, u32>,
+    ended: BTreeMap<u32, u32>,
 }
 
 impl Checker for Referrals {
@@ -52,7 +54,7 @@ impl Checker for Referrals {
                         *self.bridged.entry(call).or_default() += 1;
                     }
                     (EventKind::TransferEnded { id, .. }, Some(call)) if *id > 0 => {
-                        self.pending.remove(&call);
+                        *self.ended.entry(call).or_default() += 1;
                     }
                     _ => {}
                 }
@@ -91,9 +93,12 @@ impl Referrals {
         for (from, refer) in candidates {
             match self.judge(facts, from, &refer) {
                 Ok((call, mut targets)) => {
-                    if let Some(cseq) = self.pending.insert(call, key.1) {
+                    let begun = self.begun.entry(call).or_default();
+                    *begun += 1;
+                    let ended = self.ended.get(&call).copied().unwrap_or_default();
+                    if *begun > ended + 1 {
                         faults.push(format!(
-                            "a REFER was accepted while that of CSeq {cseq} is under way: {}",
+                            "a REFER was accepted while another is under way: {}",
                             refer.summary()
                         ));
                     }

@@ -146,16 +146,31 @@ impl Call {
         }
     }
 
-    /// Ends every leg.
+    /// Ends every leg. A transferor that may still be spoken to is first told how its transfer ended, and released when it
+    /// has answered.
     pub(super) fn end_call(&mut self, cx: &mut Context, cause: Cause) {
         self.cause = cause;
         self.bridge = None;
         self.setup = None;
-        self.abandon_transfer(cx, cause);
+        let transferor = self.transferor().or(self.releasing);
+        if transferor.is_some_and(|leg| self.is_listed(cx, leg)) {
+            let outcome = Outcome::new(None, cause, HangupBy::Edge, String::new());
+            self.give_up_transfer(cx, &outcome);
+        } else {
+            self.abandon_transfer(cx, cause);
+            self.releasing = None;
+        }
         let legs: Vec<LegNumber> = self.legs.keys().copied().collect();
         for leg in legs {
-            self.end_leg(cx, leg, cause, HangupBy::Edge);
+            if self.releasing != Some(leg) {
+                self.end_leg(cx, leg, cause, HangupBy::Edge);
+            }
         }
+    }
+
+    /// Whether the peer of a leg may still signal, under the present configuration.
+    fn is_listed(&self, cx: &Context, leg: LegNumber) -> bool {
+        self.legs.get(&leg).is_some_and(|leg| leg.is_listed(cx))
     }
 
     /// A final refusal of the caller's INVITE.
@@ -323,13 +338,10 @@ impl Call {
 
     /// A new configuration is in force: a peer that may not signal any more loses its calls.
     pub fn on_reload(&mut self, cx: &mut Context) {
-        let lost = self.legs.values().find(|leg| {
-            let called = leg.direction == Direction::Outbound;
-            leg.is_alive()
-                && leg
-                    .peer
-                    .is_some_and(|peer| !still_listed(&cx.config, &leg.trunk, peer, called))
-        });
+        let lost = self
+            .legs
+            .values()
+            .find(|leg| leg.is_alive() && !leg.is_listed(cx));
         if let Some(number) = lost.map(|leg| leg.number) {
             self.note(
                 cx,
@@ -354,6 +366,13 @@ fn explain(cause: Cause) -> &'static str {
 }
 
 impl Leg {
+    /// Whether its peer, where there is one yet, may signal under the present configuration.
+    fn is_listed(&self, cx: &Context) -> bool {
+        let called = self.direction == Direction::Outbound;
+        self.peer
+            .is_none_or(|peer| still_listed(&cx.config, &self.trunk, peer, called))
+    }
+
     /// A request within the dialog, ready to send: where to, its branch and its bytes.
     pub(super) fn send_in_dialog(
         &mut self,

@@ -237,6 +237,11 @@ impl Call {
         );
     }
 
+    /// Who asked for the transfer that runs.
+    pub(super) fn transferor(&self) -> Option<LegNumber> {
+        self.transfer.as_ref().map(|transfer| transfer.transferor)
+    }
+
     /// A peer left while a transfer runs. `true`: the transfer has dealt with it.
     pub(super) fn transfer_leg_left(&mut self, cx: &mut Context, leg: LegNumber) -> bool {
         if self.releasing == Some(leg) {
@@ -265,24 +270,32 @@ impl Call {
         if transfer.transferee != leg {
             return false;
         }
-        let (transferor, target) = (transfer.transferor, transfer.target);
-        let notified = transfer.event.is_some();
         let outcome = Outcome::new(
             None,
             Cause::Cancelled,
             HangupBy::Local,
             "the caller hung up",
         );
-        self.tell_transferor(cx, 487, Some(Cause::Cancelled), true);
+        self.give_up_transfer(cx, &outcome);
+        true
+    }
+
+    /// Nobody is left to be transferred: the target is not wanted any more, and the transferor is told and released.
+    pub(super) fn give_up_transfer(&mut self, cx: &mut Context, outcome: &Outcome) {
+        let Some(transfer) = self.transfer.as_ref() else {
+            return;
+        };
+        let (transferor, target) = (transfer.transferor, transfer.target);
+        let notified = transfer.event.is_some();
+        self.tell_transferor(cx, notify_code(outcome), Some(outcome.cause), true);
         self.bridge = None;
         self.abandon_transfer(cx, outcome.cause);
         if let Some(target) = target {
-            self.end_leg(cx, target, Cause::Cancelled, HangupBy::Local);
+            self.end_leg(cx, target, outcome.cause, outcome.by);
         }
         if self.legs.get(&transferor).is_some_and(|l| l.is_answered()) {
             self.release_after_notify(cx, transferor, notified);
         }
-        true
     }
 
     /// Forgets the transfer; its target's leg is ended by the caller of this.

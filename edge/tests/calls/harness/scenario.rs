@@ -92,9 +92,11 @@ impl Scenario {
 
     /// Takes an INVITE as callee and remembers whom to talk to in later requests of the dialog.
     pub fn recv_invite(mut self) -> Self {
-        self.variables.extend(["from", "to"]);
+        self.variables.extend(["via", "from", "to", "cseq"]);
         self.raw(
             r#"<recv request="INVITE" rrs="true"><action>
+<ereg regexp=".*" search_in="hdr" header="Via:" assign_to="via" />
+<ereg regexp=".*" search_in="hdr" header="CSeq:" assign_to="cseq" />
 <ereg regexp=".*" search_in="hdr" header="From:" assign_to="from" />
 <ereg regexp=".*" search_in="hdr" header="To:" assign_to="to" />
 </action></recv>"#,
@@ -118,17 +120,16 @@ impl Scenario {
         )
     }
 
-    /// A response to the INVITE that sets our tag.
+    /// A response to the last INVITE, whatever came since; it sets our tag.
     pub fn respond_invite(self, line: &str, extra: &str, body: &str) -> Self {
         self.send(
             &format!(
                 "SIP/2.0 {line}
-                 [last_Via:]
-                 [last_Record-Route:]
+                 Via:[$via]
                  From:[$from]
                  To:[$to];tag=[pid]P[call_number]
-                 [last_Call-ID:]
-                 [last_CSeq:]
+                 Call-ID: [call_id]
+                 CSeq:[$cseq]
                  Contact: <sip:party@[local_ip]:[local_port];transport=[transport]>
                  {extra}"
             ),
@@ -206,6 +207,22 @@ impl Scenario {
         )
     }
 
+    /// The same for a re-INVITE.
+    pub fn caller_acks_refused_change(self, cseq: u32) -> Self {
+        self.send(
+            &format!(
+                "ACK [next_url] SIP/2.0
+                 [last_Via:]
+                 Max-Forwards: 70
+                 [last_From:]
+                 [last_To:]
+                 Call-ID: [call_id]
+                 CSeq: {cseq} ACK"
+            ),
+            "",
+        )
+    }
+
     /// Gives up the INVITE whose provisional response was just received: the same transaction (RFC 3261 §9.1).
     pub fn caller_cancels(self, number: &str, cseq: u32) -> Self {
         self.send(
@@ -223,24 +240,11 @@ impl Scenario {
     }
 
     /// As callee: is cancelled, and ends the INVITE with 487.
-    pub fn recv_cancel(mut self) -> Self {
-        self.variables.push("cancelled");
-        self.raw(
-            r#"<recv request="CANCEL"><action>
-<ereg regexp="[0-9]+" search_in="hdr" header="CSeq:" assign_to="cancelled" />
-</action></recv>"#,
-        )
-        .respond("200 OK", "", "")
-        .send(
-            "SIP/2.0 487 Request Terminated
-             [last_Via:]
-             From:[$from]
-             To:[$to];tag=[pid]P[call_number]
-             [last_Call-ID:]
-             CSeq: [$cancelled] INVITE",
-            "",
-        )
-        .recv_request("ACK")
+    pub fn recv_cancel(self) -> Self {
+        self.recv_request("CANCEL")
+            .respond("200 OK", "", "")
+            .respond_invite("487 Request Terminated", "", "")
+            .recv_request("ACK")
     }
 
     /// The file's text.

@@ -47,6 +47,14 @@ impl Scene {
         Sipp::start(self.dir.path(), name, scenario, local, None, &extra).listening(local)
     }
 
+    /// The AI platform calls `number`, and can show credentials.
+    pub fn ai_calls(&self, scenario: &Scenario, number: &str) -> Sipp {
+        let local = SocketAddr::new(self.net.ai, 5072);
+        let auth_uri = format!("{number}@{};transport=TCP", self.edge.sip);
+        let (dir, edge) = (self.dir.path(), Some(self.edge.sip));
+        Sipp::start(dir, "ai", scenario, local, edge, &["-auth_uri", &auth_uri])
+    }
+
     /// The AI platform at the address of its trunk.
     pub fn ai_answers(&self, scenario: &Scenario) -> Sipp {
         self.called("ai", scenario, SocketAddr::new(self.net.ai, 5070))

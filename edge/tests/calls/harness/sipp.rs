@@ -115,9 +115,15 @@ impl Sipp {
     /// Gives the party its cue: it goes on behind [`Scenario::await_cue`]. Waits until it has sent or received a message that
     /// starts with `after`, the last one before the cue.
     pub fn cue(&self, after: &str) {
+        self.cue_after(after, 1);
+    }
+
+    /// The same, behind the `count`th such message.
+    pub fn cue_after(&self, after: &str, count: usize) {
         let message = wait::until(&format!("{} comes to {after}", self.name), || {
             let seen = [self.sent(), self.received()].concat();
-            seen.into_iter().find(|message| message.starts_with(after))
+            let mut such = seen.into_iter().filter(|m| m.starts_with(after));
+            such.nth(count - 1)
         });
         let header = |name: &str| {
             let line = message.lines().find(|line| line.starts_with(name));

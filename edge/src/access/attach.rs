@@ -1,6 +1,6 @@
 //! One guarded interface: attaching, noticing that the attachment is gone, detaching.
 
-use super::filter::Filter;
+use super::filter::{Filter, told};
 use super::interface::{self, Interface, InterfaceError};
 use super::pins::{Pins, Remains};
 use super::status::{AttachMode, InterfaceState, Mode};
@@ -11,10 +11,23 @@ use tracing::{debug, info, warn};
 
 /// Keeps the program attached while it lives.
 #[derive(Debug)]
-#[expect(dead_code, reason = "held, never read")]
 enum Attachment {
-    Pinned(PinnedLink),
+    /// `None` only while it is dropped.
+    Pinned(Option<PinnedLink>),
+    #[expect(dead_code, reason = "held, never read")]
     Plain(XdpLink),
+}
+
+impl Drop for Attachment {
+    fn drop(&mut self) {
+        // The pin alone would keep the program attached.
+        if let Attachment::Pinned(link) = self
+            && let Some(link) = link.take()
+            && let Err(fault) = link.unpin()
+        {
+            warn!(%fault, "an attachment cannot be unpinned");
+        }
+    }
 }
 
 /// One interface of `access.interfaces`.
@@ -192,7 +205,7 @@ fn attach_new(filter: &mut Filter, index: u32, mode: Mode) -> Result<XdpLink, St
     let mut reason = "userspace mode".to_owned();
     for &mode in modes {
         match program.attach_to_if_index(index, mode) {
-            Ok(id) => return program.take_link(id).map_err(|fault| fault.to_string()),
+            Ok(id) => return program.take_link(id).map_err(|fault| told(&fault)),
             Err(fault) => {
                 debug!(?mode, %fault, "XDP cannot be attached");
                 reason = explain(&fault);
@@ -204,13 +217,13 @@ fn attach_new(filter: &mut Filter, index: u32, mode: Mode) -> Result<XdpLink, St
 
 fn explain(fault: &ProgramError) -> String {
     let ProgramError::SyscallError(syscall) = fault else {
-        return fault.to_string();
+        return told(fault);
     };
     match syscall.io_error.raw_os_error() {
         Some(libc::EBUSY) => "another XDP program is attached".to_owned(),
         Some(libc::EPERM) => "CAP_NET_ADMIN and CAP_BPF are needed".to_owned(),
         Some(libc::EOPNOTSUPP) => "the driver has no native XDP".to_owned(),
-        _ => syscall.to_string(),
+        _ => told(syscall),
     }
 }
 
@@ -219,9 +232,9 @@ fn hold(link: XdpLink, interface: &str, pins: Option<&Pins>) -> Result<(Attachme
     let Some(pins) = pins else {
         return Ok((Attachment::Plain(link), false));
     };
-    let link = FdLink::try_from(link).map_err(|fault| fault.to_string())?;
+    let link = FdLink::try_from(link).map_err(|fault| told(&fault))?;
     let pinned = pins
         .pin_link(interface, link)
         .map_err(|fault| fault.to_string())?;
-    Ok((Attachment::Pinned(pinned), true))
+    Ok((Attachment::Pinned(Some(pinned)), true))
 }

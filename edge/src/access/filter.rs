@@ -10,10 +10,11 @@ use aya::programs::{ProgramError, Xdp};
 use aya::{Ebpf, EbpfError, EbpfLoader, Pod, include_bytes_aligned};
 use rustix::thread::{MembarrierCommand, membarrier};
 use std::collections::BTreeSet;
+use std::error::Error;
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::{Arc, OnceLock};
-use thiserror::Error;
+use thiserror::Error as ThisError;
 
 /// The compiled `ebpf/access.bpf.c`.
 pub static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/access.bpf.o"));
@@ -24,13 +25,13 @@ pub const PROGRAM: &str = "edge_access";
 pub const PASS_PROGRAM: &str = "edge_pass";
 
 /// Why the program or a map is not in the kernel.
-#[derive(Debug, Error)]
+#[derive(Debug, ThisError)]
 pub enum FilterError {
-    #[error("the kernel refused the XDP object: {0}")]
+    #[error("the kernel refused the XDP object: {}", told(.0))]
     Object(#[from] EbpfError),
-    #[error("the kernel refused the XDP program: {}", first_line(.0))]
+    #[error("the kernel refused the XDP program: {}", told(.0))]
     Program(#[from] ProgramError),
-    #[error("the kernel refused an XDP map: {0}")]
+    #[error("the kernel refused an XDP map: {}", told(.0))]
     Map(#[from] MapError),
     #[error(transparent)]
     Room(#[from] TableError),
@@ -40,10 +41,25 @@ pub enum FilterError {
     Descriptor(#[source] io::Error),
 }
 
-/// A refused program comes with the verifier's log; the first line tells what happened.
-fn first_line(error: &ProgramError) -> String {
-    let text = error.to_string();
-    text.lines().next().unwrap_or_default().to_owned()
+/// An error with its causes, in one line: aya leaves the system's word to the source, and puts the verifier's log, which has
+/// thousands of lines, into the text.
+pub(super) fn told(error: &dyn Error) -> String {
+    let mut text = Vec::new();
+    let mut next = Some(error);
+    while let Some(cause) = next {
+        text.push(
+            cause
+                .to_string()
+                .lines()
+                .next()
+                .unwrap_or_default()
+                .to_owned(),
+        );
+        next = cause.source();
+    }
+    // Some repeat their cause.
+    text.dedup();
+    text.join(": ")
 }
 
 /// Entries per generation of the maps whose size depends on the configuration.

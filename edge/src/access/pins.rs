@@ -4,7 +4,7 @@
 //! every attachment. Its owner holds a lock on the directory, so a directory that can be locked belongs to a daemon that
 //! crashed: the next one takes its attachments over without a gap, whatever version wrote them, and removes it.
 
-use super::filter::Filter;
+use super::filter::{Filter, told};
 use super::layout::LAYOUT_VERSION;
 use aya::programs::links::{FdLink, PinnedLink};
 use std::collections::BTreeMap;
@@ -72,7 +72,7 @@ impl Pins {
             let path = pins.directory.join(name);
             map.pin(&path).map_err(|e| PinFault::Pin {
                 path: path.display().to_string(),
-                fault: e.to_string(),
+                fault: told(&e),
             })?;
         }
         Ok(pins)
@@ -81,9 +81,11 @@ impl Pins {
     /// Pins the attachment to `interface`. On failure the attachment is lost, and so detached.
     pub fn pin_link(&self, interface: &str, link: FdLink) -> Result<PinnedLink, PinFault> {
         let path = self.directory.join(link_name(interface));
+        // A pin of an attachment that is no more would be in the way.
+        let _ = fs::remove_file(&path);
         link.pin(&path).map_err(|e| PinFault::Pin {
             path: path.display().to_string(),
-            fault: e.to_string(),
+            fault: told(&e),
         })
     }
 }

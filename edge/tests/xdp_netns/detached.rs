@@ -1,10 +1,10 @@
 //! XDP that is taken off, cannot be put on, or loses its interface.
 
-use crate::xdp_support::netns::{Peer, attempt, ip};
+use crate::xdp_support::netns::{Peer, attempt, ip, mount_sys};
 use crate::xdp_support::traffic::{connect, until};
 use crate::xdp_support::{bpf, privileged};
 use crate::{drops, options, setup, start};
-use sip_edge::access::{Access, AttachMode, InterfaceState, Mode, Reason, interface};
+use sip_edge::access::{Access, AttachMode, DEFAULT_ROOT, InterfaceState, Mode, Reason, interface};
 use std::net::TcpListener;
 
 #[test]
@@ -119,7 +119,10 @@ fn a_reload_follows_the_list_of_interfaces_and_the_mode() {
     }
     let config = setup().config();
     ip("link add edge0 type veth peer name peer0");
+    // Pinned, as it is on a real host: what is not guarded any more must not be held by its pin.
+    mount_sys();
     let mut asked = options(Mode::Native);
+    asked.pins = Some(DEFAULT_ROOT.into());
     let mut access = Access::start(&config, asked.clone());
     let attached = || {
         ["edge0", "peer0", "lo"].map(|name| {

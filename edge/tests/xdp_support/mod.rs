@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "each test binary uses its own part")]
 
 pub mod bpf;
+pub mod daemon;
 pub mod frame;
 pub mod kernel;
 pub mod model;

@@ -14,12 +14,13 @@ pub fn enter() -> Option<()> {
     Some(())
 }
 
-/// Gives the calling thread, and the processes that it starts, mounts of its own and a BPF file system where the system has
-/// one. Both are gone with the thread.
-pub fn mount_bpffs() {
+/// Gives the calling thread, and the processes that it starts, a view of /sys that fits its network namespace, and a BPF file
+/// system where the system has one. Both are gone with the thread.
+pub fn mount_sys() {
     // SAFETY: NEWNS does not touch the table of file descriptors.
     unsafe { unshare_unsafe(UnshareFlags::NEWNS) }.unwrap();
     run("mount", "--make-rprivate /");
+    run("mount", "-t sysfs sysfs /sys");
     run("mount", "-t bpf bpf /sys/fs/bpf");
 }
 

@@ -3,7 +3,7 @@
 use super::B2bua;
 use super::connections::Origin;
 use super::context::{ALLOW, ClientPurpose};
-use crate::call::{Admission, CallKey};
+use crate::call::{Admission, CallKey, target_shown};
 use crate::event::{CallId, Cause, Direction, EventKind, LegNumber};
 use crate::id::ResolveId;
 use crate::relay::MediaEvent;
@@ -184,6 +184,9 @@ impl B2bua {
             Some(owner) => self.with_call(owner.call, |call, cx| {
                 call.on_request(cx, owner.leg, origin, candidates, key, request);
             }),
+            None if method == Method::Refer => {
+                self.refuse_refer(origin, candidates, key, &request);
+            }
             None if request.to_tag().is_some() => self.cx.reply(key, &request, 481),
             None => self.on_out_of_dialog(origin, candidates, key, &method, request),
         }
@@ -241,25 +244,6 @@ impl B2bua {
                     .header(HeaderName::Supported, SUPPORTED.join(", "));
                 self.cx.respond(key, 200, response);
             }
-            Method::Refer => {
-                // X1's first check: a REFER without a dialog has nothing to transfer.
-                let target = request.header(HeaderName::ReferTo).unwrap_or_default();
-                self.cx.event(
-                    None,
-                    None,
-                    EventKind::Refer {
-                        target: target.to_owned(),
-                        status: 481,
-                        cause: Some(Cause::TransferUnauthorized),
-                        detail: format!(
-                            "REFER outside a dialog from {} (trunks {})",
-                            origin.remote,
-                            self.names(candidates)
-                        ),
-                    },
-                );
-                self.cx.reply(key, &request, 481);
-            }
             Method::Bye | Method::Notify | Method::Update | Method::Info | Method::Prack => {
                 self.cx.reply(key, &request, 481);
             }
@@ -271,6 +255,32 @@ impl B2bua {
                 self.cx.respond(key, 405, response);
             }
         }
+    }
+
+    /// The first check of a REFER: without a dialog there is nothing to transfer.
+    fn refuse_refer(
+        &mut self,
+        origin: &Origin,
+        candidates: TrunkSet,
+        key: ServerKey,
+        request: &Message,
+    ) {
+        let refer_to: Vec<&str> = request.headers(HeaderName::ReferTo).collect();
+        let names = self.names(candidates);
+        self.cx.event(
+            None,
+            None,
+            EventKind::Refer {
+                target: target_shown(&refer_to),
+                status: 481,
+                cause: Some(Cause::DialogUnknown),
+                detail: format!(
+                    "outside any dialog, from {} (trunks {names})",
+                    origin.remote
+                ),
+            },
+        );
+        self.cx.reply(key, request, 481);
     }
 
     fn names(&self, set: TrunkSet) -> String {

@@ -2,6 +2,7 @@
 
 use super::Call;
 use super::leg::{Disowned, LegState};
+use super::media::speech_name;
 use super::outcome::Outcome;
 use crate::b2bua::{ClientPurpose, ClientUse, Context, Origin, PRODUCT, TimerKind};
 use crate::event::{Cause, HangupBy, LegNumber};
@@ -87,11 +88,7 @@ impl Call {
             Ok(answer) if sdp::has_speech(&answer.audio().codecs) => {
                 let remote = answer.audio().clone();
                 if let Some(l) = self.legs.get_mut(&leg) {
-                    l.media.codec = remote
-                        .codecs
-                        .iter()
-                        .find(|codec| !codec.is_telephone_event())
-                        .map(|codec| codec.name.clone());
+                    l.media.codec = speech_name(&remote.codecs);
                 }
                 self.set_remote(cx, leg, remote);
                 Some(true)

@@ -1,7 +1,7 @@
 //! What our INVITE and its ACK say.
 
 use super::leg::Leg;
-use super::setup::CallerIdentity;
+use super::setup::{ANONYMOUS, CallerIdentity};
 use crate::b2bua::{ALLOW, Candidate, Context, PRODUCT};
 use crate::config::{PresentAs, PresentedCredentials, Transport, TrunkUri};
 use crate::sdp::{Codec, LocalDescription};
@@ -167,7 +167,7 @@ fn plain_uri(uri: &TrunkUri, user: &str) -> String {
 }
 
 fn from_value(caller: &CallerIdentity, advertised: SocketAddr, sips: bool) -> String {
-    let user = caller.user.as_deref().unwrap_or("anonymous");
+    let user = caller.user.as_deref().unwrap_or(ANONYMOUS);
     let mut from = NameAddr::new(sip_uri(sips, Some(user), advertised.ip().into()));
     from.display = caller.display.clone();
     from.to_string()

@@ -9,9 +9,10 @@ use crate::config::{Transport, Trunk};
 use crate::event::{
     Cause, Direction, HangupBy, LegNumber, LegRecord, MediaRecord, ReferRecord, TransferRecord,
 };
-use crate::sip::Message;
+use crate::sdp::{Codec, LocalDescription};
 use crate::sip::dialog::Dialog;
 use crate::sip::transaction::{ClientKey, ServerKey};
+use crate::sip::{Message, Method};
 use crate::time::Instant;
 use bytes::Bytes;
 use std::net::SocketAddr;
@@ -37,15 +38,51 @@ pub(crate) enum LegState {
     Over,
 }
 
-/// An INVITE or UPDATE within the dialog that this side sent, or is about to.
+/// A re-INVITE of ours.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(crate) enum Modification {
     #[default]
     None,
-    /// Our re-INVITE waits for its final response.
-    Offered(ClientKey),
-    /// It met the peer's own (491) and is tried again; how often so far.
-    Retrying(u8),
+    /// It waits: for the ACK of the peer's own INVITE, or some time after it met the peer's own (491).
+    Waiting {
+        codecs: Vec<Codec>,
+        /// How often it met the peer's own so far.
+        retries: u8,
+    },
+    /// It waits for its final response.
+    Offered {
+        client: ClientKey,
+        offer: LocalDescription,
+        retries: u8,
+    },
+}
+
+impl Modification {
+    /// It is over if `key` is its transaction: what it offered, and how often it had met the peer's own.
+    pub fn finish(&mut self, key: ClientKey) -> Option<(LocalDescription, u8)> {
+        match std::mem::take(self) {
+            Modification::Offered {
+                client,
+                offer,
+                retries,
+            } if client == key => Some((offer, retries)),
+            other => {
+                *self = other;
+                None
+            }
+        }
+    }
+
+    /// It is about to be sent, if it waits.
+    pub fn stop_waiting(&mut self) -> Option<(Vec<Codec>, u8)> {
+        match std::mem::take(self) {
+            Modification::Waiting { codecs, retries } => Some((codecs, retries)),
+            other => {
+                *self = other;
+                None
+            }
+        }
+    }
 }
 
 /// A re-INVITE (or the initial INVITE) of the peer that we answered with 2xx and whose ACK is due.
@@ -53,8 +90,17 @@ pub(crate) enum Modification {
 pub(crate) struct AwaitedAck {
     pub server: ServerKey,
     pub cseq: u32,
-    /// The 2xx carried our offer: the ACK must carry the answer.
-    pub expects_answer: bool,
+    /// The 2xx carried our offer, and the ACK has to carry this.
+    pub owes: Option<Owed>,
+}
+
+/// An answer that an ACK owes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Owed {
+    /// Without it there is no session.
+    FirstAnswer,
+    /// Without it the session stays as it was.
+    Answer,
 }
 
 /// The dialog of an answer that nobody wants, as far as its repetitions need it.
@@ -170,6 +216,23 @@ impl Leg {
             recorded: false,
             counted: false,
         }
+    }
+
+    /// Whether a request is in this leg's dialog, and the dialog lives. Before the callee answers only REFER counts, which is
+    /// told that it is too early.
+    pub fn takes(&self, request: &Message) -> bool {
+        let method = &request.cseq().method;
+        let in_dialog = match &self.dialog {
+            Some(dialog) => dialog.contains(request),
+            None => *method == Method::Refer && request.call_id() == self.sip_call_id,
+        };
+        in_dialog
+            && match self.state {
+                LegState::Over => false,
+                // Both sides may hang up at once.
+                LegState::Ending => *method == Method::Bye,
+                _ => true,
+            }
     }
 
     /// Whether the peer was answered or answered, and neither side has ended it.

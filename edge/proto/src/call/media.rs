@@ -31,8 +31,6 @@ pub(crate) struct LegMedia {
     pub stats: Option<MediaStats>,
     /// `Close` was sent and `Closed` is awaited.
     pub closing: bool,
-    /// What our pending re-INVITE offers, and how often it met the peer's own.
-    pub reoffer: Option<(LocalDescription, u8)>,
     /// Once closed, ports of this family are opened: the next address is of another family.
     pub reopen: Option<Family>,
 }
@@ -48,6 +46,12 @@ impl LegMedia {
         self.remote
             .as_ref()
             .is_some_and(|remote| remote.direction.sends())
+    }
+
+    /// The peer accepted `offer` with `answer`: it is what we say of ourselves from now on.
+    pub fn accept(&mut self, offer: LocalDescription, answer: &RemoteAudio) {
+        self.local = Some(offer);
+        self.codec = speech_name(&answer.codecs);
     }
 
     /// A description of our side with `codecs`; the session id stays, the version counts up with each change (RFC 3264 §8).
@@ -74,11 +78,7 @@ impl LegMedia {
                 next.version = next.session_id;
             }
         }
-        self.codec = next
-            .codecs
-            .iter()
-            .find(|codec| !codec.is_telephone_event())
-            .map(|codec| codec.name.clone());
+        self.codec = speech_name(&next.codecs);
         self.local = Some(next.clone());
         Some(next)
     }
@@ -274,6 +274,12 @@ impl Call {
             b_to_a: one_way(&b.media, &a.media),
         }));
     }
+}
+
+/// The name of the codec that is spoken, for the CDR.
+pub(super) fn speech_name(codecs: &[Codec]) -> Option<String> {
+    let speech = codecs.iter().find(|codec| codec.is_speech())?;
+    Some(speech.name.clone())
 }
 
 /// How packets of `from`'s peer are renumbered for `to`'s peer; `None`: they are not relayed.

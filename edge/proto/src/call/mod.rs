@@ -19,14 +19,16 @@ mod setup;
 mod target;
 
 pub(crate) use admission::Admission;
+pub(crate) use refer::target_shown;
 
 use crate::b2bua::{Context, Origin, TimerKind};
 use crate::event::{CallId, Cause, EventKind, LegNumber};
+use crate::sip::dialog::Dialog;
 use crate::sip::transaction::ServerKey;
 use crate::sip::{HeaderName, Message, Method};
 use crate::trunk::TrunkSet;
 use leg::{Leg, LegState};
-use refer::Transfer;
+use refer::{Standing, Transfer};
 use setup::Setup;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -140,34 +142,27 @@ impl Call {
         let Some(method) = request.method() else {
             return;
         };
-        if !self.source_allowed(cx, leg, candidates) {
-            self.note(
-                cx,
-                leg,
-                "refused",
-                format!("{} from {}", method.as_str(), origin.remote),
-                Some("the source is not listed by the dialog's trunk".to_owned()),
-            );
-            if method == Method::Refer {
-                return self.refuse_refer_source(cx, leg, key, &request);
-            }
-            return cx.reply(key, &request, 403);
-        }
+        let listed = self.source_allowed(cx, leg, candidates);
         let Some(l) = self.legs.get_mut(&leg) else {
             return cx.reply(key, &request, 481);
         };
-        let Some(dialog) = l.dialog.as_mut() else {
-            return cx.reply(key, &request, 481);
-        };
-        if request.from_tag() != Some(dialog.remote_tag.as_str()) {
+        let known = l.takes(&request);
+        if method == Method::Refer && !(known && listed) {
+            return self.on_refer(cx, leg, key, &request, Standing { known, listed });
+        }
+        if !listed {
+            let what = format!("{} from {}", method.as_str(), origin.remote);
+            let why = "the source is not listed by the dialog's trunk".to_owned();
+            self.note(cx, leg, "refused", what, Some(why));
+            return cx.reply(key, &request, 403);
+        }
+        if !known {
             return cx.reply(key, &request, 481);
         }
-        if dialog.accept(request.cseq().number).is_err() {
+        let in_order = |dialog: &mut Dialog| dialog.accept(request.cseq().number).is_ok();
+        if !l.dialog.as_mut().is_none_or(in_order) {
             // RFC 3261 §12.2.2.
             return cx.reply(key, &request, 500);
-        }
-        if matches!(l.state, LegState::Ending | LegState::Over) && method != Method::Bye {
-            return cx.reply(key, &request, 481);
         }
         l.hop = Some(origin.hop);
         l.transport = Some(origin.transport);
@@ -176,7 +171,7 @@ impl Call {
             Method::Bye => self.on_bye(cx, leg, key, &request),
             Method::Invite => self.on_reinvite(cx, leg, key, request),
             Method::Update => self.on_update(cx, leg, key, &request),
-            Method::Refer => self.on_refer(cx, leg, origin, key, &request),
+            Method::Refer => self.on_refer(cx, leg, key, &request, Standing { known, listed }),
             Method::Options => {
                 let response = cx
                     .response(&request, 200, None)

@@ -1,13 +1,14 @@
 //! Changing an established session: the peer's re-INVITE and UPDATE, and our own re-INVITE of the caller after a transfer.
 
 use super::Call;
-use super::leg::{AwaitedAck, LegState, Modification};
-use crate::b2bua::{ALLOW, ClientPurpose, ClientUse, Context, TimerKind};
+use super::leg::{AwaitedAck, LegState, Modification, Owed};
+use crate::b2bua::{ALLOW, CallTimer, ClientPurpose, ClientUse, Context, Family, TimerKind};
 use crate::event::{Cause, Direction, LegNumber};
-use crate::sdp::{self, Answer, Codec, Offer};
+use crate::sdp::{self, Answer, Codec, LocalDescription, Offer};
 use crate::sip::transaction::{ClientKey, ServerKey};
 use crate::sip::{HeaderName, Message, Method};
 use crate::time::Duration;
+use crate::trunk::TrunkSet;
 
 /// How often a re-INVITE that met the peer's own is tried again.
 const MAX_GLARE_RETRIES: u8 = 3;
@@ -53,7 +54,7 @@ impl Call {
         let Some(l) = self.legs.get_mut(&leg) else {
             return cx.reply(key, &request, 481);
         };
-        if l.modification != Modification::None {
+        if matches!(l.modification, Modification::Offered { .. }) {
             // RFC 3261 §14.2: ours is pending.
             return cx.reply(key, &request, 491);
         }
@@ -67,17 +68,13 @@ impl Call {
         let Some(l) = self.legs.get_mut(&leg) else {
             return;
         };
-        let (body, expects_answer) = match answer {
-            Some(body) => (Some(body), false),
-            None => (
-                // RFC 3261 §14.2: without an offer in it, the 2xx carries ours; nothing new is offered.
-                l.media
-                    .local
-                    .as_ref()
-                    .map(|local| local.reoffer_bytes(&l.media.shape)),
-                true,
-            ),
-        };
+        let owes = answer.is_none().then_some(Owed::Answer);
+        // RFC 3261 §14.2: without an offer in it, the 2xx carries ours; nothing new is offered, but no hold kept up either.
+        let body = answer.or_else(|| {
+            let in_use = l.media.local.as_ref()?.codecs.clone();
+            let offer = l.media.describe(cx, in_use, sdp::Direction::SendRecv)?;
+            Some(offer.reoffer_bytes(&l.media.shape))
+        });
         if let Some(dialog) = l.dialog.as_mut() {
             // A change without a Contact keeps the old target.
             let _ = dialog.refresh_target(&request);
@@ -85,7 +82,7 @@ impl Call {
         l.awaited_ack = Some(AwaitedAck {
             server: key,
             cseq: request.cseq().number,
-            expects_answer,
+            owes,
         });
         let contact = l.contact.clone();
         let mut response = cx
@@ -101,6 +98,70 @@ impl Call {
         self.rebridge(cx);
     }
 
+    /// The ACK of a 2xx of ours.
+    pub fn on_ack(
+        &mut self,
+        cx: &mut Context,
+        leg: LegNumber,
+        candidates: TrunkSet,
+        request: &Message,
+    ) {
+        if !self.source_allowed(cx, leg, candidates) {
+            return;
+        }
+        let Some(l) = self.legs.get_mut(&leg) else {
+            return;
+        };
+        let of_dialog = l.dialog.as_ref().is_some_and(|d| d.contains(request));
+        let Some(awaited) = l
+            .awaited_ack
+            .take_if(|awaited| of_dialog && awaited.cseq == request.cseq().number)
+        else {
+            return;
+        };
+        cx.transactions.acknowledged(awaited.server);
+        if let Some(owed) = awaited.owes {
+            self.take_owed_answer(cx, leg, owed, request);
+        }
+        self.reinvite_if_waiting(cx, leg);
+    }
+
+    /// The answer that an ACK carries when the offer was in our 2xx.
+    fn take_owed_answer(
+        &mut self,
+        cx: &mut Context,
+        leg: LegNumber,
+        owed: Owed,
+        request: &Message,
+    ) {
+        let Some(l) = self.legs.get_mut(&leg) else {
+            return;
+        };
+        let body = request.body();
+        let answer = l
+            .media
+            .local
+            .as_ref()
+            .and_then(|local| Answer::parse_shaped(&body, local, &l.media.shape).ok());
+        if let Some(answer) = answer {
+            let remote = answer.audio().clone();
+            self.set_remote(cx, leg, remote);
+            return self.rebridge(cx);
+        }
+        self.note(
+            cx,
+            leg,
+            "sdp",
+            "the ACK carries no usable answer to our offer".to_owned(),
+            Some(Cause::NoCommonCodec.as_str().to_owned()),
+        );
+        match owed {
+            Owed::FirstAnswer => self.end_call(cx, Cause::NoCommonCodec),
+            // The session goes on as it was.
+            Owed::Answer => {}
+        }
+    }
+
     /// The peer's UPDATE (RFC 3311): the same without ACK.
     pub(super) fn on_update(
         &mut self,
@@ -113,7 +174,9 @@ impl Call {
         let Some(l) = self.legs.get_mut(&leg) else {
             return cx.reply(key, request, 481);
         };
-        if has_offer && l.modification != Modification::None {
+        let owed = l.awaited_ack.as_ref().is_some_and(|ack| ack.owes.is_some());
+        if has_offer && (owed || matches!(l.modification, Modification::Offered { .. })) {
+            // RFC 3311 §5.2: an offer of ours is unanswered.
             return cx.reply(key, request, 491);
         }
         if has_offer && l.state != LegState::Confirmed {
@@ -186,6 +249,11 @@ impl Call {
             .as_ref()
             .map(|local| local.codecs.clone())
             .unwrap_or_default();
+        let address = offer.audio().rtp.ip();
+        let ours = l.media.lease.map(|lease| Family::of(lease.bind.ip()));
+        if !address.is_unspecified() && ours != Some(Family::of(address)) {
+            return Err((488, Cause::NetworkMismatch));
+        }
         let codecs = sdp::answer_codecs(&offer.audio().codecs, &in_use);
         if !sdp::has_speech(&codecs) {
             return Err((488, Cause::NoCommonCodec));
@@ -202,52 +270,64 @@ impl Call {
         Ok(Some(answer))
     }
 
-    /// Offers the leg `codecs` in a re-INVITE; [`Call::on_reoffer_done`] hears the result. `false`: it could not be sent.
-    pub(super) fn reoffer(&mut self, cx: &mut Context, leg: LegNumber, codecs: &[Codec]) -> bool {
+    /// Offers the leg `codecs` in a re-INVITE; [`Call::on_reoffer_done`] hears the result. `false`: it cannot be sent.
+    pub(super) fn reoffer(&mut self, cx: &mut Context, leg: LegNumber, codecs: Vec<Codec>) -> bool {
+        self.try_reoffer(cx, leg, codecs, 0)
+    }
+
+    /// `retries`: how often it has met the peer's own so far.
+    fn try_reoffer(
+        &mut self,
+        cx: &mut Context,
+        leg: LegNumber,
+        codecs: Vec<Codec>,
+        retries: u8,
+    ) -> bool {
+        let key = self.key;
+        let id = self.id.clone();
         let Some(l) = self.legs.get_mut(&leg) else {
             return false;
         };
         if l.state != LegState::Confirmed {
             return false;
         }
-        let retries = match l.modification {
-            Modification::Retrying(retries) => retries,
-            _ => 0,
-        };
-        let before = (l.media.local.clone(), l.media.codec.clone());
-        let Some(offer) = l
-            .media
-            .describe(cx, codecs.to_vec(), sdp::Direction::SendRecv)
-        else {
-            return false;
-        };
+        if l.awaited_ack.is_some() {
+            // RFC 3261 §14.1: one INVITE at a time; ours goes out when the peer's is acknowledged.
+            l.modification = Modification::Waiting { codecs, retries };
+            return true;
+        }
         // Until it is accepted the old description is in force.
+        let before = (l.media.local.clone(), l.media.codec.clone());
+        let offer = l.media.describe(cx, codecs, sdp::Direction::SendRecv);
         (l.media.local, l.media.codec) = before;
-        let bytes = offer.reoffer_bytes(&l.media.shape);
-        let key = self.key;
-        let id = self.id.clone();
-        let sent = l
-            .send_in_dialog(cx, &Method::Invite, |request| {
-                request
-                    .header(HeaderName::Allow, ALLOW)
-                    .body("application/sdp", &bytes)
-            })
-            .and_then(|(hop, branch, bytes)| {
-                let user = ClientUse {
-                    call: key,
-                    leg,
-                    purpose: ClientPurpose::Reinvite,
-                    method: Method::Invite,
-                    trunk: l.label.clone(),
-                    sent_at: cx.now,
-                };
-                cx.send_request(hop, &branch, bytes, user, id)
-            });
-        let Some(client) = sent else {
+        let Some(offer) = offer else {
             return false;
         };
-        l.media.reoffer = Some((offer, retries));
-        l.modification = Modification::Offered(client);
+        let bytes = offer.reoffer_bytes(&l.media.shape);
+        let sent = l.send_in_dialog(cx, &Method::Invite, |request| {
+            request
+                .header(HeaderName::Allow, ALLOW)
+                .body("application/sdp", &bytes)
+        });
+        let client = sent.and_then(|(hop, branch, bytes)| {
+            let user = ClientUse {
+                call: key,
+                leg,
+                purpose: ClientPurpose::Reinvite,
+                method: Method::Invite,
+                trunk: l.label.clone(),
+                sent_at: cx.now,
+            };
+            cx.send_request(hop, &branch, bytes, user, id)
+        });
+        let Some(client) = client else {
+            return false;
+        };
+        l.modification = Modification::Offered {
+            client,
+            offer,
+            retries,
+        };
         true
     }
 
@@ -263,49 +343,64 @@ impl Call {
         if (200..300).contains(&code) {
             self.ack_reinvite(cx, leg, message);
         }
+        let Some((offer, retries)) = self
+            .legs
+            .get_mut(&leg)
+            .filter(|_| code >= 200)
+            .and_then(|l| l.modification.finish(key))
+        else {
+            return;
+        };
+        match code {
+            200..=299 => self.take_reinvite_answer(cx, leg, offer, message),
+            491 if retries < MAX_GLARE_RETRIES => {
+                self.wait_after_glare(cx, leg, offer.codecs, retries + 1);
+            }
+            // RFC 3261 §12.2.1.2: the dialog is gone.
+            481 => self.lose_leg(cx, leg, Cause::SignallingTimeout),
+            code => self.on_reoffer_done(cx, leg, Reoffer::Refused(Some(code))),
+        }
+    }
+
+    fn take_reinvite_answer(
+        &mut self,
+        cx: &mut Context,
+        leg: LegNumber,
+        offer: LocalDescription,
+        message: &Message,
+    ) {
         let Some(l) = self.legs.get_mut(&leg) else {
             return;
         };
-        if l.modification != Modification::Offered(key) || code < 200 {
-            return;
-        }
-        let Some((offer, retries)) = l.media.reoffer.take() else {
+        let shape = &l.media.shape;
+        let Ok(answer) = Answer::parse_shaped(&message.body(), &offer, shape) else {
+            return self.on_reoffer_done(cx, leg, Reoffer::Refused(Some(488)));
+        };
+        l.media.accept(offer, answer.audio());
+        let remote = answer.audio().clone();
+        self.set_remote(cx, leg, remote);
+        self.on_reoffer_done(cx, leg, Reoffer::Accepted);
+    }
+
+    /// Ours met the peer's own (491). RFC 3261 §14.1: the owner of the Call-ID waits 2.1 to 4 s, the other side 0 to 2 s, in
+    /// units of 10 ms.
+    fn wait_after_glare(
+        &mut self,
+        cx: &mut Context,
+        leg: LegNumber,
+        codecs: Vec<Codec>,
+        retries: u8,
+    ) {
+        let Some(l) = self.legs.get_mut(&leg) else {
             return;
         };
-        l.modification = Modification::None;
-        match code {
-            200..=299 => {
-                let shape = &l.media.shape;
-                let answer = Answer::parse_shaped(&message.body(), &offer, shape).ok();
-                match answer {
-                    Some(answer) if sdp::has_speech(&answer.audio().codecs) => {
-                        l.media.codec = answer
-                            .audio()
-                            .codecs
-                            .iter()
-                            .find(|codec| !codec.is_telephone_event())
-                            .map(|codec| codec.name.clone());
-                        l.media.local = Some(offer);
-                        let remote = answer.audio().clone();
-                        self.set_remote(cx, leg, remote);
-                        self.on_reoffer_done(cx, leg, Reoffer::Accepted);
-                    }
-                    _ => self.on_reoffer_done(cx, leg, Reoffer::Refused(Some(488))),
-                }
-            }
-            491 if retries < MAX_GLARE_RETRIES => {
-                l.modification = Modification::Retrying(retries + 1);
-                l.media.reoffer = Some((offer, retries + 1));
-                // RFC 3261 §14.1: the owner of the Call-ID waits 2.1 to 4 s, the other side 0 to 2 s, in units of 10 ms.
-                let wait = match l.direction {
-                    Direction::Outbound => 2_100 + 10 * u64::from(cx.random_below(190)),
-                    Direction::Inbound => 10 * u64::from(cx.random_below(200)),
-                };
-                let at = cx.now + Duration::from_millis(wait);
-                cx.set_timer(self.key, leg, TimerKind::Reinvite, at);
-            }
-            code => self.on_reoffer_done(cx, leg, Reoffer::Refused(Some(code))),
-        }
+        l.modification = Modification::Waiting { codecs, retries };
+        let wait = match l.direction {
+            Direction::Outbound => 2_100 + 10 * u64::from(cx.random_below(190)),
+            Direction::Inbound => 10 * u64::from(cx.random_below(200)),
+        };
+        let at = cx.now + Duration::from_millis(wait);
+        cx.set_timer(self.key, leg, TimerKind::Reinvite, at);
     }
 
     fn ack_reinvite(&mut self, cx: &mut Context, leg: LegNumber, message: &Message) {
@@ -325,12 +420,11 @@ impl Call {
 
     /// Our re-INVITE had no final response.
     pub fn on_reinvite_failure(&mut self, cx: &mut Context, leg: LegNumber, key: ClientKey) {
-        let Some(l) = self.legs.get_mut(&leg) else {
-            return;
-        };
-        if l.modification == Modification::Offered(key) {
-            l.modification = Modification::None;
-            l.media.reoffer = None;
+        let ours = self
+            .legs
+            .get_mut(&leg)
+            .and_then(|l| l.modification.finish(key));
+        if ours.is_some() {
             self.on_reoffer_done(cx, leg, Reoffer::Refused(None));
         }
     }
@@ -340,14 +434,23 @@ impl Call {
         let Some(l) = self.legs.get_mut(&leg) else {
             return;
         };
-        let Some((offer, _)) = l.media.reoffer.take() else {
+        let Some((codecs, retries)) = l.modification.stop_waiting() else {
             return;
         };
-        if !self.reoffer(cx, leg, &offer.codecs) {
-            if let Some(l) = self.legs.get_mut(&leg) {
-                l.modification = Modification::None;
-            }
+        if !self.try_reoffer(cx, leg, codecs, retries) {
             self.on_reoffer_done(cx, leg, Reoffer::Refused(None));
+        }
+    }
+
+    /// The peer's INVITE is acknowledged: ours may go out, unless it has to wait for longer.
+    fn reinvite_if_waiting(&mut self, cx: &mut Context, leg: LegNumber) {
+        let timer = CallTimer {
+            call: self.key,
+            leg,
+            kind: TimerKind::Reinvite,
+        };
+        if cx.timers.deadline(timer).is_none() {
+            self.retry_reinvite(cx, leg);
         }
     }
 }

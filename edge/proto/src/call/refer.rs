@@ -11,10 +11,10 @@ use super::invite::{InviteTemplate, host_of, sip_uri};
 use super::leg::{Leg, LegState};
 use super::notify::Notice;
 use super::outcome::Outcome;
-use super::policy::{self, AuthOutcome, HeaderSources, ReferFacts, Target};
+use super::policy::{self, AuthOutcome, HeaderSources, ReferFacts, ReferRefusal, Target};
 use super::release::reason;
 use super::target::{offer_for, result_of};
-use crate::b2bua::{Context, Origin, TimerKind};
+use crate::b2bua::{Context, TimerKind};
 use crate::config::{TransferPolicy, Trunk};
 use crate::event::{Cause, Direction, EventKind, HangupBy, LegNumber, ReferRecord, TransferRecord};
 use crate::sdp;
@@ -27,6 +27,29 @@ use std::sync::Arc;
 
 /// Seconds that the subscription outlives all attempts (resolving, connecting, challenges).
 const SUBSCRIPTION_SLACK_S: u64 = 60;
+
+/// The longest Refer-To that is reported.
+const MAX_SHOWN: usize = 512;
+
+/// What is known of the sender of a REFER before it is judged.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Standing {
+    /// It is in the leg's dialog.
+    pub known: bool,
+    /// It came from a source that the leg's trunk lists.
+    pub listed: bool,
+}
+
+/// What a REFER asks for, as it is reported.
+pub(crate) fn target_shown(refer_to: &[&str]) -> String {
+    let mut shown = refer_to.join(", ");
+    if shown.len() > MAX_SHOWN {
+        let end = shown.floor_char_boundary(MAX_SHOWN);
+        shown.truncate(end);
+        shown.push_str("...");
+    }
+    shown
+}
 
 /// A transfer between its 202 and its outcome.
 pub(crate) struct Transfer {
@@ -56,9 +79,9 @@ impl Call {
         &mut self,
         cx: &mut Context,
         leg: LegNumber,
-        _origin: &Origin,
         key: ServerKey,
         request: &Message,
+        standing: Standing,
     ) {
         let config = cx.config.clone();
         let Some(l) = self.legs.get(&leg) else {
@@ -72,11 +95,12 @@ impl Call {
         let refer_to: Vec<&str> = request.headers(HeaderName::ReferTo).collect();
         let transferee = self.other(leg);
         let stays = transferee.and_then(|n| self.legs.get(&n));
+        let pending = self.transfer.is_some() || self.releasing.is_some();
         let facts = ReferFacts {
-            transferor: Some(&trunk),
-            source_allowed: true,
-            answered: l.is_answered() && stays.is_some_and(|other| other.is_answered()),
-            transfer_pending: self.transfer.is_some() || self.releasing.is_some(),
+            transferor: standing.known.then_some(&*trunk),
+            source_allowed: standing.listed,
+            answered: l.is_answered() && (pending || stays.is_some_and(|s| s.is_answered())),
+            transfer_pending: pending,
             transfers_done: self.transfers_bridged,
             refers_tried: self.refers_tried,
             refer_to: &refer_to,
@@ -106,7 +130,7 @@ impl Call {
         {
             self.refers_tried += 1;
         }
-        let shown = refer_to.join(", ");
+        let shown = target_shown(&refer_to);
         match (verdict.result, transferee) {
             (Ok(target), Some(transferee)) => {
                 self.judged(cx, leg, shown, 202, None, target.text.clone());
@@ -114,50 +138,23 @@ impl Call {
             }
             (Ok(_), None) => cx.reply(key, request, 481),
             (Err(refusal), _) => {
-                self.judged(
-                    cx,
-                    leg,
-                    shown,
-                    refusal.status,
-                    Some(refusal.cause),
-                    refusal.detail.clone(),
-                );
-                if refusal.status == 401 {
-                    cx.challenge(key, request, &trunk, stale);
-                } else {
-                    let response = cx
-                        .response(request, refusal.status, None)
-                        .header(HeaderName::Reason, reason(refusal.status, refusal.cause));
-                    cx.respond(key, refusal.status, response);
+                let ReferRefusal {
+                    status,
+                    cause,
+                    detail,
+                    ..
+                } = refusal;
+                self.judged(cx, leg, shown, status, Some(cause), detail);
+                if status == 401 {
+                    return cx.challenge(key, request, &trunk, stale);
                 }
-                if refusal.status != 401 {
-                    let result = "denied";
-                    self.transfer_ended(cx, &trunk, 0, result, refusal.cause);
-                }
+                let response = cx
+                    .response(request, status, None)
+                    .header(HeaderName::Reason, reason(status, cause));
+                cx.respond(key, status, response);
+                self.transfer_ended(cx, leg, &trunk, 0, "denied", cause);
             }
         }
-    }
-
-    /// A REFER from a source that the dialog's trunk does not list.
-    pub(super) fn refuse_refer_source(
-        &mut self,
-        cx: &mut Context,
-        leg: LegNumber,
-        key: ServerKey,
-        request: &Message,
-    ) {
-        let Some(trunk) = self.legs.get(&leg).map(|l| l.trunk.clone()) else {
-            return;
-        };
-        let shown = request.header(HeaderName::ReferTo).unwrap_or_default();
-        let cause = Cause::TransferUnauthorized;
-        let detail = "the source is not listed by the dialog's trunk".to_owned();
-        self.judged(cx, leg, shown.to_owned(), 403, Some(cause), detail);
-        let response = cx
-            .response(request, 403, None)
-            .header(HeaderName::Reason, reason(403, cause));
-        cx.respond(key, 403, response);
-        self.transfer_ended(cx, &trunk, 0, "denied", cause);
     }
 
     /// Records a verdict where the CDR and the timeline find it.

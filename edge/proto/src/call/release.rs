@@ -317,7 +317,7 @@ impl Call {
     }
 
     /// Ends a leg for a fault of its own, and with it whoever it was bridged to.
-    fn lose_leg(&mut self, cx: &mut Context, leg: LegNumber, cause: Cause) {
+    pub(super) fn lose_leg(&mut self, cx: &mut Context, leg: LegNumber, cause: Cause) {
         self.end_leg(cx, leg, cause, HangupBy::Edge);
         self.on_leg_left(cx, leg, cause);
     }

@@ -1,7 +1,7 @@
 //! Setting a call up: the caller's INVITE, routing, the callee's progress and answer.
 
 use super::invite::InviteTemplate;
-use super::leg::{AwaitedAck, Leg, LegState};
+use super::leg::{AwaitedAck, Leg, LegState, Owed};
 use super::modify::offer_in;
 use super::outcome::{Outcome, Refusal};
 use super::{Call, policy};
@@ -12,13 +12,16 @@ use crate::sdp::{self, Offer};
 use crate::sip::dialog::Dialog;
 use crate::sip::transaction::ServerKey;
 use crate::sip::{HeaderName, Message, Method, NameAddr, Uri};
-use crate::trunk::TrunkSet;
 use std::collections::VecDeque;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 /// The caller's number as sent to a platform, and the call's id (EL's names; values that arrived on the call win).
 const X_CALL_ID: &str = "X-CALL-ID";
 const X_CALLER_ID: &str = "X-CALLER-ID";
+
+/// A caller without a number.
+pub(super) const ANONYMOUS: &str = "anonymous";
 
 /// What is known while the caller waits.
 pub(crate) struct Setup {
@@ -81,7 +84,7 @@ impl Call {
         self.event(cx, caller, received(label, &Method::Invite));
         let trying = cx.response(&request, 100, None);
         cx.respond(key, 100, trying);
-        if let Err((code, cause)) = self.begin(cx, caller, user, &request) {
+        if let Err((code, cause)) = self.begin(cx, caller, user, origin.remote, &request) {
             self.refuse_caller(cx, caller, Refusal::by_edge(code, cause));
         }
     }
@@ -92,6 +95,7 @@ impl Call {
         cx: &mut Context,
         caller: LegNumber,
         user: Option<String>,
+        origin: SocketAddr,
         request: &Message,
     ) -> Result<(), (u16, Cause)> {
         let leg = self
@@ -113,10 +117,14 @@ impl Call {
         let trunks = route.trunks.into();
         let number = route.number;
         let offer = offer_in(request)?;
-        let family = match &offer {
-            Some(offer) => Family::of(offer.audio().rtp.ip()),
-            None => leg.peer.map_or(Family::V4, |peer| Family::of(peer.ip())),
+        let address = match &offer {
+            Some(offer) => offer.audio().rtp.ip(),
+            None => origin.ip(),
         };
+        if !leg.trunk.network.permits(address) {
+            return Err((488, Cause::NetworkMismatch));
+        }
+        let family = Family::of(address);
         self.setup = Some(Setup {
             caller,
             callee: None,
@@ -124,22 +132,13 @@ impl Call {
             number,
             trunks,
         });
-        if !self.open_media(cx, caller, family) {
-            let cause = if cx.leases.has(family) {
-                Cause::EdgeOverload
-            } else {
-                Cause::NetworkMismatch
-            };
-            return Err((
-                if cause == Cause::NetworkMismatch {
-                    488
-                } else {
-                    503
-                },
-                cause,
-            ));
+        if self.open_media(cx, caller, family) {
+            Ok(())
+        } else if cx.leases.has(family) {
+            Err((503, Cause::EdgeOverload))
+        } else {
+            Err((488, Cause::NetworkMismatch))
         }
-        Ok(())
     }
 
     /// The caller's ports are open: tell the media thread about the caller and call the first trunk.
@@ -184,18 +183,7 @@ impl Call {
             return Err((488, Cause::NoCommonCodec));
         }
         let (_, request) = a.invite.as_ref().ok_or((500, Cause::EdgeOverload))?;
-        let mut headers = Vec::new();
-        if trunk.transfer.is_some() {
-            let caller_number = a.from.clone();
-            for (name, default) in [(X_CALL_ID, &*self.id), (X_CALLER_ID, &caller_number)] {
-                let arrived = request.named(name).next().map(str::to_owned);
-                headers.push((
-                    name.to_owned(),
-                    arrived.unwrap_or_else(|| default.to_owned()),
-                ));
-            }
-        }
-        headers.extend(trunk.headers.iter().cloned());
+        let headers = headers_for(&trunk, request, &self.id, a.identity.user.as_deref());
         let template = InviteTemplate {
             number: setup.number.clone(),
             caller: a.identity.clone(),
@@ -318,7 +306,7 @@ impl Call {
         a.awaited_ack = Some(AwaitedAck {
             server: key,
             cseq: request.cseq().number,
-            expects_answer: delayed,
+            owes: delayed.then_some(Owed::FirstAnswer),
         });
         let response = cx
             .response(&request, 200, Some(&a.local_tag))
@@ -352,55 +340,6 @@ impl Call {
         Some(local.offer_bytes())
     }
 
-    /// The ACK of a 2xx.
-    pub fn on_ack(
-        &mut self,
-        cx: &mut Context,
-        leg: LegNumber,
-        candidates: TrunkSet,
-        request: &Message,
-    ) {
-        if !self.source_allowed(cx, leg, candidates) {
-            return;
-        }
-        let Some(l) = self.legs.get_mut(&leg) else {
-            return;
-        };
-        let Some(awaited) = l
-            .awaited_ack
-            .take_if(|awaited| awaited.cseq == request.cseq().number)
-        else {
-            return;
-        };
-        cx.transactions.acknowledged(awaited.server);
-        if !awaited.expects_answer {
-            return;
-        }
-        let body = request.body();
-        let answer = l
-            .media
-            .local
-            .as_ref()
-            .and_then(|local| sdp::Answer::parse_shaped(&body, local, &l.media.shape).ok());
-        match answer {
-            Some(answer) if sdp::has_speech(&answer.audio().codecs) => {
-                let remote = answer.audio().clone();
-                self.set_remote(cx, leg, remote);
-                self.rebridge(cx);
-            }
-            _ => {
-                self.note(
-                    cx,
-                    leg,
-                    "sdp",
-                    "the ACK carries no usable answer to our offer".to_owned(),
-                    Some(Cause::NoCommonCodec.as_str().to_owned()),
-                );
-                self.end_call(cx, Cause::NoCommonCodec);
-            }
-        }
-    }
-
     /// The callee could not be had.
     pub(super) fn on_callee_failed(&mut self, cx: &mut Context, outcome: &Outcome) {
         if let Some(setup) = self.setup.as_mut() {
@@ -421,6 +360,31 @@ impl Call {
         self.cause = refusal.cause;
         self.reject_incoming(cx, caller, refusal);
     }
+}
+
+/// The trunk's own headers, and for one that may transfer the call's id and the caller's number. What arrived on the call under
+/// those names goes first, then what the trunk's headers say.
+fn headers_for(
+    trunk: &Trunk,
+    request: &Message,
+    call: &str,
+    caller: Option<&str>,
+) -> Vec<(String, String)> {
+    let mut headers = trunk.headers.clone();
+    if trunk.transfer.is_none() {
+        return headers;
+    }
+    for (name, known) in [(X_CALLER_ID, caller), (X_CALL_ID, Some(call))] {
+        let named = |header: &(String, String)| header.0.eq_ignore_ascii_case(name);
+        let value = match request.named(name).next() {
+            Some(arrived) => arrived,
+            None if headers.iter().any(named) => continue,
+            None => known.unwrap_or(ANONYMOUS),
+        };
+        headers.retain(|header| !named(header));
+        headers.insert(0, (name.to_owned(), value.to_owned()));
+    }
+    headers
 }
 
 /// The user part of the Request-URI; a leading + is significant.

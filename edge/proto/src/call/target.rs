@@ -46,7 +46,7 @@ impl Call {
                 .to_owned(),
             None,
         );
-        if !sdp::has_speech(&codecs) || !self.reoffer(cx, transferee, &codecs) {
+        if !sdp::has_speech(&codecs) || !self.reoffer(cx, transferee, codecs) {
             self.on_reoffer_done(cx, transferee, Reoffer::Refused(None));
         }
     }
@@ -120,7 +120,7 @@ impl Call {
                 elapsed,
             },
         );
-        self.transfer_ended(cx, &trunk, id, "completed", Cause::Completed);
+        self.transfer_ended(cx, transferor, &trunk, id, "completed", Cause::Completed);
         if self.legs.get(&transferor).is_some_and(|l| l.is_answered()) {
             self.releasing = Some(transferor);
             self.tell_transferor(cx, 200, None, true);
@@ -180,6 +180,7 @@ impl Call {
         };
         self.transfer_ended(
             cx,
+            transfer.transferor,
             &transfer.trunk,
             transfer.id,
             result_of(outcome.cause),
@@ -220,14 +221,15 @@ impl Call {
     pub(super) fn transfer_ended(
         &self,
         cx: &mut Context,
+        transferor: LegNumber,
         trunk: &Trunk,
         id: u32,
         result: &'static str,
         cause: Cause,
     ) {
-        cx.event(
-            Some(self.id.clone()),
-            self.transfer.as_ref().map(|t| t.transferor),
+        self.event(
+            cx,
+            transferor,
             EventKind::TransferEnded {
                 trunk: Arc::from(trunk.name.as_str()),
                 id,
@@ -310,7 +312,14 @@ impl Call {
         {
             record.result = "cancelled";
         }
-        self.transfer_ended(cx, &transfer.trunk, transfer.id, "cancelled", cause);
+        self.transfer_ended(
+            cx,
+            transfer.transferor,
+            &transfer.trunk,
+            transfer.id,
+            "cancelled",
+            cause,
+        );
     }
 }
 

@@ -15,6 +15,7 @@ pub enum Cause {
     TransferLimit,
     TransferUnauthorized,
     TransferPending,
+    DialogUnknown,
     NotAnswered,
     TargetInvalid,
     TargetNotAllowed,
@@ -50,6 +51,7 @@ impl Cause {
         Cause::TransferLimit,
         Cause::TransferUnauthorized,
         Cause::TransferPending,
+        Cause::DialogUnknown,
         Cause::NotAnswered,
         Cause::TargetInvalid,
         Cause::TargetNotAllowed,
@@ -84,6 +86,7 @@ impl Cause {
             Cause::TransferLimit => "transfer_limit",
             Cause::TransferUnauthorized => "transfer_unauthorized",
             Cause::TransferPending => "transfer_pending",
+            Cause::DialogUnknown => "dialog_unknown",
             Cause::NotAnswered => "not_answered",
             Cause::TargetInvalid => "target_invalid",
             Cause::TargetNotAllowed => "target_not_allowed",
@@ -122,8 +125,11 @@ impl Cause {
             Cause::TransferLimit => {
                 "the call has used up its transfers, or too many REFERs were tried"
             }
-            Cause::TransferUnauthorized => "the REFER did not show valid credentials",
+            Cause::TransferUnauthorized => {
+                "the REFER did not show valid credentials, or came from a source the trunk does not list"
+            }
             Cause::TransferPending => "another transfer of this call is still under way",
+            Cause::DialogUnknown => "REFER that belongs to no call of this edge",
             Cause::NotAnswered => "REFER before the call was answered",
             Cause::TargetInvalid => {
                 "Refer-To is missing, malformed or of a scheme that is not supported"

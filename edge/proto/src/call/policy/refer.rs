@@ -206,7 +206,7 @@ impl Steps {
     fn check_dialog<'a>(&mut self, facts: &ReferFacts<'a>) -> Result<&'a Trunk, ReferRefusal> {
         let Some(transferor) = facts.transferor else {
             let detail = "the REFER belongs to no call of this edge";
-            return Err(refuse(ReferStep::Dialog, 481, Cause::TargetInvalid, detail));
+            return Err(refuse(ReferStep::Dialog, 481, Cause::DialogUnknown, detail));
         };
         self.pass(
             ReferStep::Dialog,

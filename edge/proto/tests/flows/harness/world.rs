@@ -480,6 +480,22 @@ impl World {
         }
     }
 
+    /// The media thread reports that the peer whose RTP port is `port` has gone silent.
+    pub fn silence(&mut self, port: u16) {
+        let (core, allocation) = self
+            .media
+            .iter()
+            .rev()
+            .find_map(|(core, command)| match command {
+                MediaCommand::SetRemote { allocation, remote } if remote.rtp.port() == port => {
+                    Some((*core, *allocation))
+                }
+                _ => None,
+            })
+            .expect("a leg with that port");
+        self.input(core, Input::Media(MediaEvent::Timeout { allocation }));
+    }
+
     /// Answers the oldest question to the resolver.
     pub fn resolve(&mut self, result: Result<Vec<SocketAddr>, String>) -> ResolveQuery {
         let (core, id, query) = self.resolves.pop_front().expect("a question");

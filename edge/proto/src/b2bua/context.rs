@@ -64,6 +64,11 @@ struct ServerFacts {
     received_at: Instant,
     /// Where it came from, for the Via of the answer.
     source: SocketAddr,
+    transport: Transport,
+    /// Port in the top Via, where its sender takes answers if its connection is gone.
+    sent_by_port: u16,
+    /// A new connection was opened for its answer.
+    reopened: bool,
 }
 
 /// What a call waits for.
@@ -320,17 +325,21 @@ impl Context {
         &mut self,
         key: ServerKey,
         trunk: Arc<str>,
-        method: &Method,
-        source: SocketAddr,
+        origin: &Origin,
+        request: &Message,
     ) {
+        let (_, port) = request.top_via().sent_by();
         self.servers.insert(
             key,
             ServerFacts {
                 call: None,
                 trunk,
-                method: Arc::from(method.as_str()),
+                method: Arc::from(request.cseq().method.as_str()),
                 received_at: self.now,
-                source,
+                source: origin.remote,
+                transport: origin.transport,
+                sent_by_port: port.unwrap_or(origin.transport.default_port()),
+                reopened: false,
             },
         );
     }
@@ -390,6 +399,33 @@ impl Context {
         }
         let bytes = response.header(HeaderName::Server, PRODUCT).build();
         self.transactions.respond(self.now, key, code, bytes);
+        if code >= 200 && self.transactions.is_stranded(key) {
+            self.reopen_for(key);
+        }
+    }
+
+    /// The connection that the request of a call came over is gone: its final answer takes a new one, to where the Via says
+    /// (RFC 3261 §18.2.2), which a trunk lists since the request came from that address. Tried once.
+    pub fn reopen_for(&mut self, key: ServerKey) {
+        let Some(facts) = self.servers.get_mut(&key) else {
+            return;
+        };
+        if facts.call.is_none() || std::mem::replace(&mut facts.reopened, true) {
+            return;
+        }
+        let (transport, source) = (facts.transport, facts.source);
+        let remote = SocketAddr::new(source.ip(), facts.sent_by_port);
+        let Some(trunk) = self.config.trunk_named(&facts.trunk).cloned() else {
+            return;
+        };
+        let name = match trunk.uris.first() {
+            Some(uri) => uri.host.clone(),
+            None => remote.ip().to_string(),
+        };
+        if let Some(hop) = self.hop_to(&trunk, transport, remote, &name) {
+            self.transactions
+                .set_server_hop(key, hop, transport.is_reliable());
+        }
     }
 
     /// 503 without a transaction: there is no room for one here, or at the core that the request belongs to.

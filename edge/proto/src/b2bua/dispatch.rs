@@ -110,8 +110,7 @@ impl B2bua {
             }
             RequestDisposition::Merged(key) => {
                 let (trunk, method) = (self.trunk_label(candidates), &request.cseq().method);
-                self.cx
-                    .server_started(key, trunk.clone(), method, origin.remote);
+                self.cx.server_started(key, trunk.clone(), origin, &request);
                 self.cx.event(None, None, received(trunk, method));
                 self.cx.reply(key, &request, 482);
             }
@@ -159,8 +158,7 @@ impl B2bua {
             Some(owner) => owner.trunk.clone(),
             None => self.trunk_label(candidates),
         };
-        self.cx
-            .server_started(key, trunk.clone(), &method, origin.remote);
+        self.cx.server_started(key, trunk.clone(), origin, &request);
         if let Some(owner) = &dialog {
             self.cx
                 .server_belongs(key, owner.call, owner.id.clone(), owner.leg);
@@ -322,7 +320,7 @@ impl B2bua {
             .is_some_and(|(call, leg, _)| !call.source_allowed(&self.cx, *leg, candidates));
         let whose = owner.map(|(call, leg, _)| (call.id.clone(), leg)).unzip();
         self.cx
-            .server_started(cancel, trunk.clone(), &Method::Cancel, origin.remote);
+            .server_started(cancel, trunk.clone(), origin, request);
         self.cx
             .event(whose.0.clone(), whose.1, received(trunk, &Method::Cancel));
         if strange || invite.is_none() {

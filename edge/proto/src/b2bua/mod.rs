@@ -187,6 +187,7 @@ impl B2bua {
                     self.with_call(server.call, |call, cx| call.on_no_ack(cx, server.leg, key));
                 }
             }
+            TransactionEvent::Stranded(key) => self.cx.reopen_for(key),
             TransactionEvent::ServerDone(key) => self.cx.server_done(key),
         }
     }

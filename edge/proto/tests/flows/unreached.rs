@@ -74,3 +74,39 @@ fn a_message_that_comes_slowly_but_whole_is_taken() {
         assert!(w.closed.is_empty());
     });
 }
+
+#[test]
+fn a_caller_whose_connection_is_lost_while_it_rings_is_answered_over_a_new_one() {
+    flow(config, |w| {
+        let (mut caller, mut agent, invite) = ringing(w);
+        let Link::Stream(connection) = caller.link else {
+            panic!("over TCP");
+        };
+        w.reset(connection);
+        agent.accepts(w, &invite, 200);
+        agent.gets(w, "ACK");
+        let ok = caller.gets(w, "200 INVITE");
+        assert_ne!(caller.link, Link::Stream(connection));
+        caller.acks(w, &ok);
+        w.assert_bridges(&["4000<>4100"]);
+        hang_up(w, &mut caller, &mut [&mut agent]);
+    });
+}
+
+#[test]
+fn a_caller_who_cannot_be_reached_any_more_loses_the_call() {
+    flow(config, |w| {
+        let (caller, mut agent, invite) = ringing(w);
+        let Link::Stream(connection) = caller.link else {
+            panic!("over TCP");
+        };
+        w.refusing.push(caller.address);
+        w.reset(connection);
+        agent.accepts(w, &invite, 200);
+        agent.gets(w, "ACK");
+        w.advance(seconds(33));
+        gets_bye(w, &mut agent);
+        w.assert_silent(caller.address);
+        assert_eq!(w.record("carrier").cause, Cause::SignallingTimeout);
+    });
+}

@@ -126,6 +126,9 @@ pub enum TransactionEvent {
     ClientDone(ClientKey),
     /// Our 2xx was not acknowledged within 64*T1: the dialog has to be ended with BYE (§13.3.1.4).
     NoAck(ServerKey),
+    /// The connection that our final response goes to is gone, perhaps with the response: a new hop may be
+    /// [set](TransactionLayer::set_server_hop) (§18.2.2).
+    Stranded(ServerKey),
     /// The key means nothing any more.
     ServerDone(ServerKey),
 }

@@ -244,12 +244,23 @@ impl TransactionLayer {
     /// request over a new connection, and what it repeats has to be recognized.
     pub(super) fn servers_stranded(&mut self, hop: Hop) {
         let range = (hop, ServerKey::FIRST)..=(hop, ServerKey::LAST);
-        for &(_, key) in self.server_hops.range(range) {
+        let keys: Vec<ServerKey> = self.server_hops.range(range).map(|&(_, key)| key).collect();
+        for key in keys {
             if let Some(server) = self.servers.get_mut(key.slot()) {
                 server.stranded = true;
                 server.machine.set_reliable(false);
             }
+            if self.is_final(key) {
+                self.emit(TransactionEvent::Stranded(key));
+            }
         }
+    }
+
+    /// Whether the transaction's connection is gone and no other was found.
+    pub fn is_stranded(&self, key: ServerKey) -> bool {
+        self.servers
+            .get(key.slot())
+            .is_some_and(|server| server.stranded)
     }
 
     /// An ACK: of a 3xx-6xx by the INVITE's branch, else of a 2xx by what it shares with its INVITE.

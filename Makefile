@@ -8,7 +8,11 @@ SECONDS_EACH ?= 30
 # What building needs, and what the tests and the demo need besides: a package that is missing here makes tests skip, and
 # they say so.
 BUILD_PACKAGES := clang gcc libbpf-dev libc6-dev linux-libc-dev make pkg-config
-TEST_PACKAGES := baresip-core iproute2 openssl prometheus sip-tester stunnel4
+TEST_PACKAGES := baresip-core iproute2 openssl sip-tester stunnel4
+# Of these only the programs are used: installed, Debian would start a server for each.
+UNPACKED_PACKAGES := prometheus
+TOOLS := $(CURDIR)/target/tools
+export PATH := $(PATH):$(TOOLS)/usr/bin
 
 .PHONY: help demo test run check-cargo build-packages test-packages lint unit sim fuzz clean
 
@@ -17,15 +21,14 @@ help:
 	@echo "make test   everything that CI runs"
 	@echo "make run    the edge in the foreground with config/sip-edge.toml"
 	@echo "make sim    SEEDS=$(SEEDS) seeded simulations of misbehaving peers"
-	@echo "make fuzz   SECONDS_EACH=$(SECONDS_EACH) of each fuzz target (needs cargo-fuzz)"
+	@echo "make fuzz   SECONDS_EACH=$(SECONDS_EACH) of each fuzz target"
 
 check-cargo:
 	@command -v $(CARGO) >/dev/null || { \
 	  echo "cargo is missing. Install Rust by rustup (https://rustup.rs), or from your distribution, then run make again."; \
 	  exit 1; }
 
-# Installs what of $(1) dpkg does not know. Where there is no dpkg, says what to install instead. `optional` packages
-# (second argument) may be unavailable.
+# Installs what of $(1) dpkg does not know. Where there is no dpkg, says what to install instead.
 define install
 	@if command -v dpkg-query >/dev/null; then \
 	  missing=""; \
@@ -41,8 +44,16 @@ endef
 build-packages: check-cargo
 	$(call install,$(BUILD_PACKAGES))
 
-test-packages: build-packages
+test-packages: build-packages $(UNPACKED_PACKAGES:%=$(TOOLS)/%.unpacked)
 	$(call install,$(TEST_PACKAGES))
+
+# Tests that need such a program skip where it cannot be had.
+$(TOOLS)/%.unpacked: | build-packages
+	@mkdir -p $(TOOLS)/$*.deb && cd $(TOOLS)/$*.deb && \
+	if command -v apt-get >/dev/null && { apt-get download -qq $* 2>/dev/null || \
+	  { $(SUDO) apt-get update -qq && apt-get download -qq $*; }; }; then \
+	  dpkg-deb -x ./$*_*.deb $(TOOLS) && touch $@; \
+	else echo "$* could not be downloaded; tests that need it will skip"; fi
 
 demo: test-packages
 	$(CARGO) build --quiet --package sip-edge --bin sip-edge --example demo
@@ -70,9 +81,7 @@ sim: check-cargo
 	SEEDS=$(SEEDS) $(CARGO) run --quiet --package edge-sim -- --seeds $(SEEDS)
 
 fuzz: build-packages
-	@$(CARGO) fuzz --version >/dev/null 2>&1 || { echo "cargo-fuzz is missing: cargo install cargo-fuzz"; exit 1; }
-	cd edge/fuzz && for t in $$($(CARGO) fuzz list); do \
-	  $(CARGO) fuzz run -s none $$t seeds/$$t -- -max_total_time=$(SECONDS_EACH) || exit 1; done
+	@for t in $$(ls edge/fuzz/seeds); do echo "fuzzing $$t for $(SECONDS_EACH) s"; edge/fuzz/run $$t $(SECONDS_EACH) || exit 1; done
 
 clean:
 	$(CARGO) clean

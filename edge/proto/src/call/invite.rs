@@ -1,6 +1,7 @@
 //! What our INVITE and its ACK say.
 
 use super::leg::Leg;
+use super::policy::Families;
 use super::setup::{ANONYMOUS, CallerIdentity};
 use crate::b2bua::{ALLOW, Candidate, Context, PRODUCT};
 use crate::config::{PresentAs, PresentedCredentials, Transport, TrunkUri};
@@ -25,6 +26,8 @@ pub(crate) struct InviteTemplate {
     pub present: Option<PresentedCredentials>,
     /// How long the peer may leave an INVITE with credentials without any response; `None`: as long as any INVITE.
     pub auth_timeout: Option<Duration>,
+    /// Addresses of other families are not called.
+    pub families: Families,
 }
 
 impl Leg {

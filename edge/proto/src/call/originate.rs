@@ -146,6 +146,7 @@ impl Call {
             Ok(addresses) => {
                 for address in addresses {
                     let usable = trunk.network.permits(address.ip())
+                        && origination.template.families.contain(address.ip())
                         && cx
                             .listener_for(&trunk, uri.transport, address.ip())
                             .is_some()

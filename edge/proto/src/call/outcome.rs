@@ -58,6 +58,16 @@ impl Outcome {
         }
     }
 
+    /// The status of the final NOTIFY. The target's own is passed on, but a challenge to us is nobody else's to answer.
+    pub fn notify_code(&self) -> u16 {
+        match self.code {
+            Some(401 | 407) => 403,
+            Some(300..=399 | 487) => 480,
+            Some(code) if code >= 400 => code,
+            _ => status_of(self.cause),
+        }
+    }
+
     /// The status the caller sees. What the peer says about our own request (challenges, extensions, scheme, method) is nobody
     /// else's business, redirections are not followed, and a 503 would make the carrier avoid this edge (RFC 3261 §16.7).
     pub fn caller_code(&self) -> u16 {
@@ -76,6 +86,23 @@ impl Outcome {
                 _ => 502,
             },
         }
+    }
+}
+
+/// The SIP status that one of our own causes amounts to, for NOTIFY and Reason.
+pub(super) const fn status_of(cause: Cause) -> u16 {
+    match cause {
+        Cause::Completed => 200,
+        Cause::SipAuthFailed | Cause::AccessRemoved => 403,
+        Cause::NoAnswer
+        | Cause::SipAuthTimeout
+        | Cause::SignallingTimeout
+        | Cause::MediaTimeout => 408,
+        Cause::Rejected => 480,
+        Cause::Busy => 486,
+        Cause::Cancelled => 487,
+        Cause::NoCommonCodec | Cause::NetworkMismatch | Cause::CallerRefused => 488,
+        _ => 503,
     }
 }
 

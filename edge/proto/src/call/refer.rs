@@ -11,11 +11,11 @@ use super::invite::{InviteTemplate, host_of, sip_uri};
 use super::leg::{Leg, LegState};
 use super::notify::Notice;
 use super::outcome::Outcome;
-use super::policy::{self, AuthOutcome, HeaderSources, ReferFacts, ReferRefusal, Target};
+use super::policy::{self, AuthOutcome, Families, HeaderSources, ReferFacts, ReferRefusal, Target};
 use super::release::reason;
 use super::target::{offer_for, result_of};
 use crate::b2bua::{Context, TimerKind};
-use crate::config::{TransferPolicy, Trunk};
+use crate::config::{Config, PresentedCredentials, TransferPolicy, Trunk};
 use crate::event::{Cause, Direction, EventKind, HangupBy, LegNumber, ReferRecord, TransferRecord};
 use crate::sdp;
 use crate::sip::auth::DigestFailure;
@@ -71,6 +71,29 @@ pub(crate) struct Transfer {
     pub(super) expires_s: u64,
     /// The target answered and the caller is re-INVITEd.
     pub(super) reoffering: bool,
+}
+
+impl Transfer {
+    /// What is shown to `target` when it challenges: its own credentials, and for `via` those of the transferor where it has
+    /// none. No other trunk ever sees these.
+    fn present_to(&self, target: &Trunk) -> Option<PresentedCredentials> {
+        let via = self.policy.via.as_deref() == Some(target.name.as_str());
+        let own = target.present.clone();
+        own.or_else(|| self.trunk.present.clone().filter(|_| via))
+    }
+
+    /// The address families in which `target` may be called while `transferee` stays; fallbacks are held to them, too.
+    fn families(
+        &self,
+        config: &Config,
+        transferee: &Leg,
+        target: &Trunk,
+    ) -> Result<Families, (u16, Cause)> {
+        let lease = transferee.media.lease.ok_or((481, Cause::Cancelled))?;
+        let stays = policy::Transferee::live(lease.bind.ip(), &transferee.trunk);
+        policy::family_check(config, &self.trunk, stays, target)
+            .map_err(|_| (403, Cause::NetworkMismatch))
+    }
 }
 
 impl Call {
@@ -377,6 +400,7 @@ impl Call {
             .legs
             .get(&transfer.transferee)
             .ok_or((481, Cause::Cancelled))?;
+        let families = transfer.families(&cx.config, transferee, &target.trunk)?;
         let codecs = offer_for(transferee, &target.trunk);
         if !sdp::has_speech(&codecs) {
             return Err((488, Cause::NoCommonCodec));
@@ -406,12 +430,9 @@ impl Call {
             headers,
             codecs,
             max_forwards: 70,
-            present: target
-                .trunk
-                .present
-                .clone()
-                .or_else(|| transfer.trunk.present.clone()),
+            present: transfer.present_to(&target.trunk),
             auth_timeout: Some(transfer.policy.auth_timeout),
+            families,
         };
         let transferor = transfer.transferor;
         for dropped in copied.dropped {

@@ -2,7 +2,7 @@
 
 use super::Call;
 use super::leg::{Leg, LegState};
-use super::outcome::{Outcome, Refusal};
+use super::outcome::{Outcome, Refusal, status_of};
 use crate::b2bua::{ClientPurpose, ClientUse, Context, Hop, PRODUCT, TimerKind, still_listed};
 use crate::event::{Cause, Direction, HangupBy, LegNumber};
 use crate::sip::dialog::ViaLine;
@@ -53,10 +53,7 @@ impl Call {
                     LegState::Over
                 };
                 if let Some(client) = client {
-                    let value = match outcome.cause {
-                        Cause::Cancelled => reason(487, outcome.cause),
-                        cause => reason(408, cause),
-                    };
+                    let value = reason(status_of(outcome.cause), outcome.cause);
                     cx.transactions.cancel(
                         cx.now,
                         client,
@@ -96,7 +93,7 @@ impl Call {
             return;
         };
         let sent = l.send_in_dialog(cx, &Method::Bye, |request| {
-            request.header(HeaderName::Reason, reason(200, cause))
+            request.header(HeaderName::Reason, reason(status_of(cause), cause))
         });
         l.bye = sent.and_then(|(hop, branch, bytes)| {
             let user = ClientUse {

@@ -194,6 +194,7 @@ impl Call {
                 .map_or(70, |left| left.saturating_sub(1)),
             present: trunk.present.clone(),
             auth_timeout: None,
+            families: policy::Families::BOTH,
         };
         let number = setup.number.clone();
         let name: Arc<str> = Arc::from(trunk.name.as_str());

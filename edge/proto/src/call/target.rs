@@ -174,7 +174,7 @@ impl Call {
 
     /// All attempts failed: the caller stays with the transferor, or the call ends where it has left.
     fn transfer_failed(&mut self, cx: &mut Context, outcome: &Outcome) {
-        self.tell_transferor(cx, notify_code(outcome), Some(outcome.cause), true);
+        self.tell_transferor(cx, outcome.notify_code(), Some(outcome.cause), true);
         let Some(transfer) = self.transfer.take() else {
             return;
         };
@@ -195,7 +195,7 @@ impl Call {
         }
         self.cause = outcome.cause;
         self.bridge = None;
-        self.end_leg(cx, transfer.transferee, outcome.cause, HangupBy::Local);
+        self.end_leg(cx, transfer.transferee, outcome.cause, HangupBy::Edge);
         if stays {
             self.release_after_notify(cx, transfer.transferor, transfer.event.is_some());
         }
@@ -289,7 +289,7 @@ impl Call {
         };
         let (transferor, target) = (transfer.transferor, transfer.target);
         let notified = transfer.event.is_some();
-        self.tell_transferor(cx, notify_code(outcome), Some(outcome.cause), true);
+        self.tell_transferor(cx, outcome.notify_code(), Some(outcome.cause), true);
         self.bridge = None;
         self.abandon_transfer(cx, outcome.cause);
         if let Some(target) = target {
@@ -377,22 +377,5 @@ pub(super) fn result_of(cause: Cause) -> &'static str {
         Cause::SipAuthTimeout | Cause::SignallingTimeout => "timeout",
         Cause::Cancelled => "cancelled",
         _ => "failed",
-    }
-}
-
-/// The status of the final NOTIFY. The target's own is passed on, but a challenge to us is nobody else's to answer.
-fn notify_code(outcome: &Outcome) -> u16 {
-    match outcome.code {
-        Some(401 | 407) => 403,
-        Some(code) if (300..400).contains(&code) => 480,
-        Some(code) if code >= 400 => code,
-        _ => match outcome.cause {
-            Cause::SipAuthFailed => 403,
-            Cause::NoAnswer | Cause::SipAuthTimeout | Cause::SignallingTimeout => 408,
-            Cause::Cancelled => 487,
-            Cause::NoCommonCodec | Cause::NetworkMismatch | Cause::CallerRefused => 488,
-            Cause::Rejected => 480,
-            _ => 503,
-        },
     }
 }

@@ -417,7 +417,7 @@ fn a_reload_that_takes_the_caller_off_the_list() {
         assert!(!w.is_open(connection));
         assert_eq!(
             bye.header(HeaderName::Reason),
-            Some("SIP;cause=200;text=\"access_removed\"")
+            Some("SIP;cause=403;text=\"access_removed\"")
         );
         gets_bye(w, &mut agent);
         w.assert_bridges(&[]);

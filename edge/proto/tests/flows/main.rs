@@ -16,4 +16,5 @@ mod refer_auth;
 mod refer_checks;
 mod refer_target;
 mod transfer;
+mod transfer_fails;
 mod unreached;

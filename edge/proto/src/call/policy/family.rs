@@ -66,6 +66,11 @@ impl Families {
         [ipv4, ipv6].into_iter().filter(|one| !one.is_empty())
     }
 
+    /// Whether the family of `address` is among them.
+    pub fn contain(self, address: IpAddr) -> bool {
+        !self.and(Families::of(address)).is_empty()
+    }
+
     pub fn is_empty(self) -> bool {
         !self.ipv4 && !self.ipv6
     }

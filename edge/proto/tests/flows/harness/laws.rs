@@ -23,8 +23,6 @@ pub struct Laws {
     descriptions: BTreeMap<(SocketAddr, String), String>,
     /// Texts that a flow lets through although they belong to another party (a kept Referred-By).
     pub may_show: Vec<String>,
-    /// Set by the flow that has a peer demand an unusual thing.
-    pub stateless_refusals: bool,
 }
 
 impl Laws {

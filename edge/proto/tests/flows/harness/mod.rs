@@ -19,10 +19,9 @@ pub use steps::*;
 pub use ua::*;
 pub use world::*;
 
-pub use edge_proto::b2bua::{CloseReason, Input};
+pub use edge_proto::b2bua::Input;
 pub use edge_proto::config::*;
-pub use edge_proto::event::{Cause, EventKind, HangupBy};
-pub use edge_proto::relay::MediaCommand;
+pub use edge_proto::event::Cause;
 pub use edge_proto::sip::{HeaderName, Message};
 pub use edge_proto::time::{Duration, Instant};
 pub use std::net::SocketAddr;

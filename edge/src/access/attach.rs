@@ -90,9 +90,14 @@ impl Guarded {
         if !found.ethernet {
             return Err(Some("it does not carry Ethernet frames".to_owned()));
         }
-        let inherited = remains.take(&self.name);
-        let link = match inherited.and_then(|link| take_over(filter, link, found, mode)) {
-            Some(link) => link,
+        let link = match remains.take(&self.name) {
+            Some(link) => match take_over(filter, link, found, mode) {
+                Some(link) => link,
+                None => {
+                    interface::await_release(&self.name, found);
+                    attach_new(filter, found.index, mode).map_err(Some)?
+                }
+            },
             None => attach_new(filter, found.index, mode).map_err(Some)?,
         };
         // What the kernel says, not what was asked for.
@@ -140,9 +145,16 @@ impl Guarded {
         }
     }
 
-    /// Detaches the program, if it is attached.
-    pub fn detach(&mut self) {
+    /// Detaches the program, if it is attached; it is off when this returns.
+    fn detach(&mut self) {
+        if self.attachment.is_none() {
+            return;
+        }
+        let before = interface::query(&self.name);
         self.attachment = None;
+        if let Ok(before) = before {
+            interface::await_release(&self.name, before);
+        }
     }
 
     fn change(&mut self, state: InterfaceState) {
@@ -158,6 +170,12 @@ impl Guarded {
             ),
         }
         self.state = state;
+    }
+}
+
+impl Drop for Guarded {
+    fn drop(&mut self) {
+        self.detach();
     }
 }
 

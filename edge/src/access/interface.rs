@@ -6,6 +6,7 @@ use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socket_with,
 };
+use std::time::{Duration, Instant};
 use thiserror::Error;
 
 const RTM_NEWLINK: u16 = 16;
@@ -24,6 +25,8 @@ const ARPHRD_ETHER: u16 = 1;
 const ARPHRD_LOOPBACK: u16 = 772;
 /// An answer about one link is some 2 kB; virtual functions and statistics are not asked for.
 const ANSWER_BYTES: usize = 64 * 1024;
+/// Far more than a grace period of the kernel's.
+const LETTING_GO: Duration = Duration::from_secs(1);
 /// IFNAMSIZ, with its final zero.
 const NAME_BYTES: usize = 16;
 
@@ -67,6 +70,20 @@ pub fn query(name: &str) -> Result<Interface, InterfaceError> {
     ask(&socket, &request(name))
         .map_err(InterfaceError::Netlink)
         .and_then(|answer| parse(&answer))
+}
+
+/// Waits until what `before` shows attached to `name` is not any more: the kernel lets go of an attachment that was pinned
+/// only some time after its last holder did. Gives up after a second, and what follows sees the rest.
+pub fn await_release(name: &str, before: Interface) {
+    let end = Instant::now() + LETTING_GO;
+    let holds = |now: Interface| {
+        let same = |before: Option<u32>, now| before.is_some() && before == now;
+        now.index == before.index
+            && (same(before.native, now.native) || same(before.generic, now.generic))
+    };
+    while query(name).is_ok_and(holds) && Instant::now() < end {
+        std::thread::sleep(Duration::from_millis(1));
+    }
 }
 
 fn ask(socket: &OwnedFd, request: &[u8]) -> Result<Vec<u8>, Errno> {

@@ -235,9 +235,7 @@ impl Access {
 impl Drop for Access {
     fn drop(&mut self) {
         let attached = self.guarded.iter().any(|g| g.state().is_attached());
-        for guarded in &mut self.guarded {
-            guarded.detach();
-        }
+        self.guarded.clear();
         // Before the program goes.
         self.pins = None;
         if attached {

@@ -5,6 +5,7 @@
 //! crashed: the next one takes its attachments over without a gap, whatever version wrote them, and removes it.
 
 use super::filter::{Filter, told};
+use super::interface;
 use super::layout::LAYOUT_VERSION;
 use aya::programs::links::{FdLink, PinnedLink};
 use std::collections::BTreeMap;
@@ -146,23 +147,35 @@ impl Remains {
         }
     }
 
-    /// The attachment to `interface`, which stays in force until the result is dropped.
+    /// The attachment to `interface`, which stays in force as long as the result lives.
     pub fn take(&mut self, interface: &str) -> Option<FdLink> {
-        self.links.remove(interface).map(FdLink::from)
+        self.links.remove(interface).and_then(unpinned)
     }
+}
+
+/// The attachment without its pin. `None`: the pin cannot be removed, and holds it.
+fn unpinned(link: PinnedLink) -> Option<FdLink> {
+    link.unpin()
+        .inspect_err(|fault| warn!(%fault, "an attachment cannot be unpinned"))
+        .ok()
 }
 
 impl Drop for Remains {
     /// Detaches what was not taken and removes the directories.
     fn drop(&mut self) {
-        for (directory, _lock) in &self.directories {
-            remove(directory);
-        }
-        for interface in self.links.keys() {
+        for (name, link) in std::mem::take(&mut self.links) {
+            let before = interface::query(&name);
+            drop(unpinned(link));
+            if let Ok(before) = before {
+                interface::await_release(&name, before);
+            }
             warn!(
-                interface,
+                interface = name,
                 "detached the XDP program that an earlier process left behind"
             );
+        }
+        for (directory, _lock) in &self.directories {
+            remove(directory);
         }
     }
 }

@@ -252,7 +252,10 @@ impl<P: Protocol> Control<P> {
             driver.parts.tls = tls;
             driver.inputs.push_back(Input::Reload(config));
         });
-        self.replace_listeners(listeners)
+        self.replace_listeners(listeners)?;
+        let status = self.0.borrow().parts.status.clone();
+        status.reloads.fetch_add(1, Ordering::Release);
+        Ok(())
     }
 
     fn replace_listeners(&self, setups: Vec<ListenerSetup>) -> io::Result<()> {

@@ -98,6 +98,8 @@ pub struct CoreStatus {
     pub draining: AtomicBool,
     /// While draining: no call is left.
     pub idle: AtomicBool,
+    /// Configurations put in force since the start.
+    pub reloads: AtomicU64,
     /// Connections that are open now, whoever opened them.
     pub connections: AtomicU64,
     pub accepted: AtomicU64,

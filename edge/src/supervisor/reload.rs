@@ -2,7 +2,7 @@
 
 use super::access::access_options;
 use super::handle::{Reloaded, SupervisorHandle};
-use super::start::{Running, open_listeners, resolver_settings};
+use super::start::{Core, Running, open_listeners, resolver_settings};
 use crate::config::{Settings, load_after};
 use crate::control::ControlCommand;
 
@@ -48,6 +48,7 @@ impl Running {
         // Userspace decides either way; XDP goes first so that a source that was added is not dropped before it is asked.
         self.access
             .apply(&new.protocol, access_options(&new.access));
+        let before: Vec<u64> = self.cores.iter().map(Core::reloads).collect();
         for (core, listeners) in self.cores.iter().zip(sockets) {
             core.command(ControlCommand::Reload {
                 config: new.protocol.clone(),
@@ -56,6 +57,10 @@ impl Running {
                 listeners,
             })
             .await;
+        }
+        // Whoever asked is answered when no core judges by the old configuration any more.
+        for (core, before) in self.cores.iter().zip(before) {
+            core.reloaded(before).await;
         }
         handle.put_in_force(new.protocol.clone());
         self.settings = new;

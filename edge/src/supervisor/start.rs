@@ -405,6 +405,23 @@ impl Core {
         }
     }
 
+    /// How many configurations the core has put in force.
+    pub(super) fn reloads(&self) -> u64 {
+        self.status.reloads.load(Ordering::Acquire)
+    }
+
+    /// Returns when the core has put another configuration in force than the first `before`.
+    pub(super) async fn reloaded(&self, before: u64) {
+        let done = async {
+            while self.reloads() == before {
+                tokio::time::sleep(RETRY).await;
+            }
+        };
+        if tokio::time::timeout(STOP, done).await.is_err() {
+            tracing::error!(core = %self.id, "the control thread does not reload");
+        }
+    }
+
     /// Hands over a command, waiting for room for a while; a thread that takes none for so long is stuck.
     pub(super) async fn command(&self, mut command: ControlCommand) {
         let deadline = tokio::time::Instant::now() + STOP;

@@ -8,6 +8,7 @@ use crate::xdp_support::{bpf, privileged};
 use rustix::process::Signal;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, Stream};
+use sip_edge::access::interface;
 use std::fs;
 use std::io::{ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
@@ -15,6 +16,7 @@ use std::sync::Arc;
 
 const TEN: &str = r#""192.0.2.10/32", "2001:db8::10/128""#;
 const TWENTY: &str = r#""192.0.2.20/32", "2001:db8::20/128""#;
+const ON_EDGE0: &str = r#"interfaces = ["edge0"]"#;
 const PINS: &str = "/sys/fs/bpf/sip-edge";
 
 fn request(transport: &str) -> String {
@@ -112,7 +114,7 @@ fn the_daemon_refuses_with_and_without_xdp_and_says_which() {
     mount_sys();
     let peer = Peer::linked();
     let site = Site::new();
-    site.write("\"edge0\"", TEN);
+    site.write(ON_EDGE0, TEN);
     let daemon = site.run();
     assert!(
         get("/readyz").contains("\"problems\":[]"),
@@ -141,7 +143,7 @@ fn the_daemon_refuses_with_and_without_xdp_and_says_which() {
     daemon.signal(Signal::HUP);
     daemon.says("configuration not reloaded");
     is_served(&peer, "10");
-    site.write("\"edge0\"", TWENTY);
+    site.write(ON_EDGE0, TWENTY);
     daemon.signal(Signal::HUP);
     daemon.says("configuration reloaded");
     until("readiness after a reload", || {
@@ -186,7 +188,7 @@ fn a_crash_leaves_the_filter_in_force_and_the_next_start_takes_it_over() {
     mount_sys();
     let peer = Peer::linked();
     let site = Site::new();
-    site.write("\"edge0\"", TEN);
+    site.write(ON_EDGE0, TEN);
     let daemon = site.run();
     let [ref directory] = *pinned("v1") else {
         panic!("{:?}", pinned("v1"));
@@ -209,12 +211,23 @@ fn a_crash_leaves_the_filter_in_force_and_the_next_start_takes_it_over() {
     is_served(&peer, "10");
     is_dropped(&peer, "20");
 
+    // An attachment in another mode is replaced.
+    crash(daemon);
+    site.write("interfaces = [\"edge0\"]\nmode = \"generic\"", TEN);
+    let daemon = site.run();
+    let found = interface::query("edge0").unwrap();
+    assert!(
+        found.native.is_none() && found.generic.is_some(),
+        "{found:?}"
+    );
+    is_dropped(&peer, "20");
+
     // An interface that is not guarded any more is let go.
     crash(daemon);
-    site.write("", TEN);
+    site.write("interfaces = []", TEN);
     let daemon = site.run();
     assert_eq!(bpf::program("edge0"), None);
-    assert_eq!(pinned("v1"), [PathBuf::new(); 0]);
+    assert!(pinned("v1").is_empty(), "{:?}", pinned("v1"));
     is_refused_by_userspace(&peer, "20");
     daemon.end(Signal::TERM);
 }

@@ -35,12 +35,12 @@ impl Site {
         }
     }
 
-    /// Writes the configuration: where XDP attaches, and who is listed.
-    pub fn write(&self, interfaces: &str, allow: &str) {
+    /// Writes the configuration: the keys of `[access]`, and who is listed.
+    pub fn write(&self, access: &str, allow: &str) {
         self.write_text(&format!(
             r#"
             [access]
-            interfaces = [{interfaces}]
+            {access}
             [media]
             addresses = ["192.0.2.1", "2001:db8::1"]
             ports = "20000-20999"

@@ -110,6 +110,11 @@ impl Call {
         match sent {
             Some(client) => {
                 l.notifier.in_flight = Some((client, last));
+                if last {
+                    // It has its time from when it leaves, not from when it began to wait for an earlier one's answer.
+                    let at = cx.now + cx.config.sip.t1 * FINAL_WAIT_T1;
+                    cx.set_timer(key, leg, TimerKind::FinalNotify, at);
+                }
                 self.note(cx, leg, "notify", detail, notice.reason);
             }
             None => {
@@ -162,12 +167,19 @@ impl Call {
         self.pump_notifier(cx, leg);
     }
 
+    /// The transferor was given its time. A final NOTIFY that still waits behind an unanswered one is sent now: who answers
+    /// nothing may listen all the same.
     pub(super) fn on_final_notify_timeout(&mut self, cx: &mut Context, leg: LegNumber) {
-        if let Some(l) = self.legs.get_mut(&leg) {
+        let waits = self.legs.get_mut(&leg).is_some_and(|l| {
             l.notifier.in_flight = None;
-            l.notifier.queue.clear();
+            l.notifier.queue.retain(|notice| notice.expires_s.is_none());
+            !l.notifier.queue.is_empty()
+        });
+        if waits {
+            self.pump_notifier(cx, leg);
+        } else {
+            self.final_notify_done(cx, leg);
         }
-        self.final_notify_done(cx, leg);
     }
 
     /// The transferor knows the outcome, or cannot be told: it is released if the transfer succeeded.

@@ -3,14 +3,15 @@
 use super::{Checker, Facts, Seen};
 use crate::scenario::Side;
 use edge_proto::b2bua::Output;
-use edge_proto::event::EventKind;
+use edge_proto::event::{Cause, Direction, EventKind};
 use std::collections::BTreeMap;
 
 #[derive(Default)]
 pub struct LimitsKept {
     bridged: BTreeMap<String, u32>,
-    /// Legs that were started to a trunk in each second.
-    started: BTreeMap<(String, u64), u32>,
+    /// Legs that were started to each trunk in the second that runs.
+    started: BTreeMap<String, i32>,
+    second: u64,
 }
 
 impl Checker for LimitsKept {
@@ -39,6 +40,7 @@ impl Checker for LimitsKept {
                     ));
                 }
                 check_trunks(facts, faults);
+                self.check_rates(facts, faults);
             }
             Seen::Output(_, Output::Event(event)) => match &event.kind {
                 EventKind::TransferBridged { .. } => {
@@ -50,21 +52,40 @@ impl Checker for LimitsKept {
                         faults.push(format!("{count} transfers of one call, {most} allowed"));
                     }
                 }
-                EventKind::LegStarted { trunk, .. } => {
-                    let second = facts.now.as_nanos() / 1_000_000_000;
-                    let count = self.started.entry((trunk.to_string(), second)).or_default();
-                    *count += 1;
-                    let most = facts
-                        .config
-                        .trunk_named(trunk)
-                        .map_or(0, |trunk| trunk.max_calls_per_s);
-                    if most > 0 && *count > most {
-                        faults.push(format!("{count} new legs to {trunk} in a second"));
-                    }
+                EventKind::LegStarted { trunk, .. } => *self.second(facts, trunk) += 1,
+                // Started and refused in one breath: it never was a call.
+                EventKind::LegEnded(record)
+                    if record.direction == Direction::Outbound
+                        && record.cause == Cause::TrunkLimit =>
+                {
+                    *self.second(facts, &record.trunk) -= 1;
                 }
                 _ => {}
             },
             _ => {}
+        }
+    }
+}
+
+impl LimitsKept {
+    /// Legs that were started to a trunk in this second.
+    fn second(&mut self, facts: &Facts<'_>, trunk: &str) -> &mut i32 {
+        let second = facts.now.as_nanos() / 1_000_000_000;
+        if self.second != second {
+            self.second = second;
+            self.started.clear();
+        }
+        self.started.entry(trunk.to_owned()).or_default()
+    }
+
+    /// `max_calls_per_s`.
+    fn check_rates(&self, facts: &Facts<'_>, faults: &mut Vec<String>) {
+        for (trunk, &count) in &self.started {
+            let trunk = facts.config.trunk_named(trunk);
+            let most = trunk.map_or(0, |trunk| trunk.max_calls_per_s);
+            if most > 0 && count > most as i32 {
+                faults.push(format!("{count} new legs in a second, {most} allowed"));
+            }
         }
     }
 }

@@ -21,12 +21,11 @@ impl Checker for Notifies {
         for (call_id, list) in &self.subscriptions.all {
             for subscription in list {
                 let told = subscription.final_at.is_some();
-                let lost = subscription.dead || subscription.open.is_some();
                 let left = facts
                     .book
                     .leg(call_id)
                     .is_some_and(|leg| leg.bye_received.is_some());
-                if !told && !lost && !left && !subscription.quiet {
+                if !told && !subscription.dead && !left && !subscription.quiet {
                     faults.push(format!(
                         "the REFER with CSeq {} of {call_id} has no final NOTIFY",
                         subscription.cseq

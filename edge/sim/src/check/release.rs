@@ -1,10 +1,7 @@
 //! A transferor is released only when it has answered the final NOTIFY, or has had its time to.
 
-use super::subscriptions::Subscriptions;
+use super::subscriptions::{CAP_T1, Subscriptions};
 use super::{Checker, Facts, Seen};
-
-/// In multiples of T1: how long its answer is waited for.
-const CAP_T1: u32 = 8;
 
 #[derive(Default)]
 pub struct Release {
@@ -42,7 +39,7 @@ impl Checker for Release {
             let capped = |at| facts.now.saturating_since(at) >= facts.t1() * CAP_T1;
             let fault = match (&subscription.open, subscription.final_at) {
                 (None, Some(_)) => continue,
-                (Some((_, _, at)), _) if capped(*at) => continue,
+                (Some((_, _, at)), Some(_)) if capped(*at) => continue,
                 (Some(_), Some(_)) => "before the final NOTIFY was answered",
                 (_, None) => "before the final NOTIFY was sent",
             };

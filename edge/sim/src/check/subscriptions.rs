@@ -6,6 +6,9 @@ use edge_proto::id::ConnectionId;
 use edge_proto::time::Instant;
 use std::collections::BTreeMap;
 
+/// In multiples of T1: how long the answer to a NOTIFY is waited for.
+pub const CAP_T1: u32 = 8;
+
 /// One subscription.
 pub struct Subscription {
     /// CSeq of its REFER.
@@ -112,7 +115,7 @@ impl Subscriptions {
             return Err("the first NOTIFY does not say 100".to_owned());
         }
         if let Some((_, _, at)) = &subscription.open
-            && facts.now.saturating_since(*at) < facts.t1() * 64
+            && facts.now.saturating_since(*at) < facts.t1() * CAP_T1
         {
             return Err("a NOTIFY before the one before was answered".to_owned());
         }

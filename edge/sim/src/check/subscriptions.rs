@@ -34,6 +34,15 @@ pub struct Subscriptions {
 impl Subscriptions {
     /// Takes in what was seen. Faults are those of the order of NOTIFYs.
     pub fn see(&mut self, facts: &Facts<'_>, seen: &Seen<'_>, faults: &mut Vec<String>) {
+        // A NOTIFY that times out ends its subscription (RFC 6665 §4.2.2, RFC 3261 timer F).
+        let timeout = facts.t1() * 64;
+        for subscription in self.all.values_mut().flatten() {
+            let late =
+                |(_, _, at): &mut (_, _, Instant)| facts.now.saturating_since(*at) >= timeout;
+            if subscription.open.take_if(late).is_some() {
+                subscription.dead = true;
+            }
+        }
         match seen {
             Seen::Decided { sip, .. }
                 if sip.cseq().1 == "REFER" && (200..300).contains(&sip.code()) =>

@@ -50,6 +50,13 @@ impl B2bua {
         };
         let code = message.status().unwrap_or_default();
         let now = self.cx.now;
+        let lives = self
+            .calls
+            .get(user.call.index as usize)
+            .is_some_and(|call| call.key == user.call && call.leg_label(user.leg).is_some());
+        if !lives && user.method == Method::Invite && (200..300).contains(&code) {
+            return self.cx.ack_orphan(origin, message);
+        }
         self.with_call(user.call, |call, cx| {
             let elapsed = (code >= 200).then(|| now.saturating_since(user.sent_at));
             cx.event(

@@ -13,6 +13,7 @@ mod dispatch;
 mod ingress;
 mod io;
 mod locate;
+mod orphan;
 mod ownership;
 mod parking;
 mod ports;

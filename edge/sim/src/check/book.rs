@@ -29,7 +29,7 @@ pub struct Leg {
     /// The edge's INVITE was refused for good, or the edge refused the peer's.
     pub refused_at: Option<Instant>,
     pub cancelled_at: Option<Instant>,
-    /// The first BYE of the dialog that arrived, and that was sent.
+    /// When the edge took the peer's BYE, and when it sent its own.
     pub bye_received: Option<Instant>,
     pub bye_sent: Option<Instant>,
 }
@@ -125,7 +125,8 @@ impl Book {
         };
         let initial = !sip.is_request() && sip.cseq().1 == "INVITE" && leg.inbound != received;
         match (sip.method(), sip.code()) {
-            ("BYE", _) if received => {
+            // Where no room is left for a transaction, a BYE is refused and comes again.
+            ("", 200..=299 | 481) if !received && sip.cseq().1 == "BYE" => {
                 leg.bye_received.get_or_insert(now);
             }
             ("BYE", _) if leg.peer_tag.is_empty() || sip.to_tag() == leg.peer_tag => {

@@ -198,13 +198,13 @@ impl Peers {
         let Some(ua) = self.ua(id).filter(|ua| !ua.vanished) else {
             return;
         };
-        if sip.code() >= 200 {
+        if sip.code() >= 200 && sip.code() != 503 {
             ua.open_requests.remove(&cseq);
         }
         match method {
             "INVITE" => self.on_invite_response(net, id, conn, sip),
             "REFER" => self.on_refer_response(net, id, sip),
-            "BYE" if sip.code() >= 200 => {
+            "BYE" if sip.code() >= 200 && sip.code() != 503 => {
                 if let Some(ua) = self.ua(id) {
                     ua.phase = ua::Phase::Gone;
                 }

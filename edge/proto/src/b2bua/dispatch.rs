@@ -54,7 +54,7 @@ impl B2bua {
             .calls
             .get(user.call.index as usize)
             .is_some_and(|call| call.key == user.call && call.leg_label(user.leg).is_some());
-        if !lives && user.method == Method::Invite && (200..300).contains(&code) {
+        if !lives && user.purpose == ClientPurpose::Reinvite && (200..300).contains(&code) {
             return self.cx.ack_orphan(origin, message);
         }
         self.with_call(user.call, |call, cx| {

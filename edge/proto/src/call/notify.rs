@@ -27,13 +27,39 @@ pub(crate) struct Notice {
     pub expires_s: Option<u64>,
 }
 
-/// The NOTIFYs of one leg.
+/// The NOTIFYs of one leg, about all of its REFERs.
 #[derive(Default, Debug)]
 pub(crate) struct Notifier {
     queue: VecDeque<Notice>,
-    in_flight: Option<(ClientKey, bool)>,
-    /// The peer has said that it knows no such subscription, or has left.
-    dead: bool,
+    in_flight: Option<InFlight>,
+    /// `Event` of subscriptions that the peer has refused a NOTIFY of; no more than REFERs were accepted.
+    dead: Vec<String>,
+}
+
+/// A NOTIFY without an answer.
+#[derive(Debug)]
+struct InFlight {
+    client: ClientKey,
+    event: String,
+    last: bool,
+}
+
+impl Notifier {
+    /// Whether the peer has still to be told, or to confirm, an outcome.
+    fn owes_outcome(&self) -> bool {
+        self.in_flight.as_ref().is_some_and(|sent| sent.last)
+            || self.queue.iter().any(|notice| notice.expires_s.is_none())
+    }
+
+    fn is_dead(&self, event: &str) -> bool {
+        self.dead.iter().any(|dead| dead == event)
+    }
+
+    /// Leaves out what the outcome has overtaken, except for a first NOTIFY (RFC 3515 §2.4.4).
+    fn drop_progress(&mut self) {
+        self.queue
+            .retain(|notice| notice.code == 100 || notice.expires_s.is_none());
+    }
 }
 
 impl Call {
@@ -45,10 +71,7 @@ impl Call {
         };
         let last = notice.expires_s.is_none();
         if last {
-            // What was not told yet is overtaken by the outcome, except for the first NOTIFY (RFC 3515 §2.4.4).
-            l.notifier
-                .queue
-                .retain(|queued| queued.code == 100 || queued.expires_s.is_none());
+            l.notifier.drop_progress();
             let at = cx.now + cx.config.sip.t1 * FINAL_WAIT_T1;
             cx.set_timer(key, leg, TimerKind::FinalNotify, at);
         } else if l.notifier.queue.len() >= MAX_QUEUED || l.notifier.queue.back() == Some(&notice) {
@@ -58,25 +81,37 @@ impl Call {
         self.pump_notifier(cx, leg);
     }
 
+    /// Sends the next NOTIFY, if none is unanswered.
     fn pump_notifier(&mut self, cx: &mut Context, leg: LegNumber) {
+        while let Some(l) = self.legs.get_mut(&leg) {
+            if l.state != LegState::Confirmed {
+                let owed = l.notifier.owes_outcome();
+                l.notifier.queue.clear();
+                if owed {
+                    self.final_notify_done(cx, leg);
+                }
+                return;
+            }
+            if l.notifier.in_flight.is_some() {
+                return;
+            }
+            let Some(notice) = l.notifier.queue.pop_front() else {
+                return;
+            };
+            let last = notice.expires_s.is_none();
+            let sent = !l.notifier.is_dead(&notice.event) && self.send_notice(cx, leg, notice);
+            if !sent && last {
+                self.outcome_settled(cx, leg);
+            }
+        }
+    }
+
+    /// Sends one NOTIFY. `false`: the transferor cannot be reached.
+    fn send_notice(&mut self, cx: &mut Context, leg: LegNumber, notice: Notice) -> bool {
         let key = self.key;
         let id = self.id.clone();
         let Some(l) = self.legs.get_mut(&leg) else {
-            return;
-        };
-        if l.notifier.dead || l.state != LegState::Confirmed {
-            let had_final = l.notifier.queue.iter().any(|n| n.expires_s.is_none());
-            l.notifier.queue.clear();
-            if had_final {
-                self.final_notify_done(cx, leg);
-            }
-            return;
-        }
-        if l.notifier.in_flight.is_some() {
-            return;
-        }
-        let Some(notice) = l.notifier.queue.pop_front() else {
-            return;
+            return false;
         };
         let state = match notice.expires_s {
             Some(seconds) => format!("active;expires={seconds}"),
@@ -107,30 +142,24 @@ impl Call {
             });
         let last = notice.expires_s.is_none();
         let detail = format!("{} {} ({state})", notice.code, reason_phrase(notice.code));
-        match sent {
-            Some(client) => {
-                l.notifier.in_flight = Some((client, last));
-                if last {
-                    // It has its time from when it leaves, not from when it began to wait for an earlier one's answer.
-                    let at = cx.now + cx.config.sip.t1 * FINAL_WAIT_T1;
-                    cx.set_timer(key, leg, TimerKind::FinalNotify, at);
-                }
-                self.note(cx, leg, "notify", detail, notice.reason);
-            }
-            None => {
-                l.notifier.dead = true;
-                self.note(
-                    cx,
-                    leg,
-                    "notify",
-                    detail,
-                    Some("the transferor cannot be reached".to_owned()),
-                );
-                if last {
-                    self.final_notify_done(cx, leg);
-                }
-            }
+        let Some(client) = sent else {
+            l.notifier.dead.push(notice.event);
+            let why = "the transferor cannot be reached".to_owned();
+            self.note(cx, leg, "notify", detail, Some(why));
+            return false;
+        };
+        l.notifier.in_flight = Some(InFlight {
+            client,
+            event: notice.event,
+            last,
+        });
+        if last {
+            // It has its time from when it leaves, not from when it began to wait for an earlier one's answer.
+            let at = cx.now + cx.config.sip.t1 * FINAL_WAIT_T1;
+            cx.set_timer(key, leg, TimerKind::FinalNotify, at);
         }
+        self.note(cx, leg, "notify", detail, notice.reason);
+        true
     }
 
     /// A NOTIFY was answered; `code` 408 also stands for no answer.
@@ -147,12 +176,12 @@ impl Call {
         let Some(l) = self.legs.get_mut(&leg) else {
             return;
         };
-        let Some((_, last)) = l.notifier.in_flight.take_if(|(sent, _)| *sent == key) else {
+        let Some(sent) = l.notifier.in_flight.take_if(|sent| sent.client == key) else {
             return;
         };
         if code >= 300 {
             // RFC 6665 §4.2.2: the subscription is gone; the transfer goes on without it.
-            l.notifier.dead = true;
+            l.notifier.dead.push(sent.event);
             self.note(
                 cx,
                 leg,
@@ -161,23 +190,34 @@ impl Call {
                 None,
             );
         }
-        if last {
-            self.final_notify_done(cx, leg);
-        }
         self.pump_notifier(cx, leg);
+        if sent.last {
+            self.outcome_settled(cx, leg);
+        }
     }
 
     /// The transferor was given its time. A final NOTIFY that still waits behind an unanswered one is sent now: who answers
     /// nothing may listen all the same.
     pub(super) fn on_final_notify_timeout(&mut self, cx: &mut Context, leg: LegNumber) {
-        let waits = self.legs.get_mut(&leg).is_some_and(|l| {
+        if let Some(l) = self.legs.get_mut(&leg) {
             l.notifier.in_flight = None;
-            l.notifier.queue.retain(|notice| notice.expires_s.is_none());
-            !l.notifier.queue.is_empty()
-        });
-        if waits {
-            self.pump_notifier(cx, leg);
-        } else {
+            l.notifier.drop_progress();
+            if l.notifier.owes_outcome() {
+                let at = cx.now + cx.config.sip.t1 * FINAL_WAIT_T1;
+                cx.set_timer(self.key, leg, TimerKind::FinalNotify, at);
+                return self.pump_notifier(cx, leg);
+            }
+        }
+        self.final_notify_done(cx, leg);
+    }
+
+    /// One outcome was confirmed, or cannot be told. Another may still be due.
+    fn outcome_settled(&mut self, cx: &mut Context, leg: LegNumber) {
+        let owes = self
+            .legs
+            .get(&leg)
+            .is_some_and(|l| l.notifier.owes_outcome());
+        if !owes {
             self.final_notify_done(cx, leg);
         }
     }

@@ -11,6 +11,8 @@ pub struct Acks {
     /// INVITEs of the edge by branch.
     invites: BTreeMap<String, Invite>,
     owed: BTreeMap<Due, (ConnectionId, String)>,
+    /// What was acknowledged before.
+    paid: BTreeSet<Due>,
     ended: BTreeSet<ConnectionId>,
 }
 
@@ -81,8 +83,10 @@ impl Acks {
                 }
             }
             "ACK" => {
-                self.owed.remove(&Due::Branch(sip.branch().to_owned()));
-                self.owed.remove(&dialog(sip));
+                for due in [Due::Branch(sip.branch().to_owned()), dialog(sip)] {
+                    self.owed.remove(&due);
+                    self.paid.insert(due);
+                }
             }
             _ => {}
         }
@@ -110,6 +114,14 @@ impl Acks {
                 200..=299 => dialog(sip),
                 _ => Due::Branch(sip.branch().to_owned()),
             };
+            // Who repeats what was acknowledged, in a dialog that has ended, gets BYE's answer to it.
+            let ended = facts
+                .book
+                .leg(sip.call_id())
+                .is_some_and(|leg| leg.bye_sent.or(leg.bye_received).is_some());
+            if ended && self.paid.contains(&due) {
+                return;
+            }
             self.owed.insert(due, (conn, sip.summary()));
         }
     }

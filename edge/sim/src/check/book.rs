@@ -73,7 +73,7 @@ impl Book {
                 }
                 self.message(now, sip, true);
             }
-            Seen::Decided { to, sip } => {
+            Seen::Decided { to, sip, .. } => {
                 if sip.is_initial_invite()
                     && let Some(side) = scenario.places.side_of(to.ip())
                 {

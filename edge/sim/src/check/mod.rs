@@ -45,8 +45,10 @@ pub enum Seen<'a> {
         from: SocketAddr,
         sip: &'a Rc<Sip>,
     },
-    /// The edge has decided to send a message, over a connection of whichever core. Seen again, and soon, as `Sent`.
+    /// The edge has decided to send a message, over a connection of whichever core. Seen once, at once or a little later
+    /// followed by `Sent`.
     Decided {
+        conn: ConnectionId,
         to: SocketAddr,
         sip: &'a Rc<Sip>,
     },

@@ -16,7 +16,7 @@ impl Checker for Release {
     fn see(&mut self, facts: &Facts<'_>, seen: &Seen<'_>, faults: &mut Vec<String>) {
         // Faults in the order of NOTIFYs are another checker's.
         self.subscriptions.see(facts, seen, &mut Vec::new());
-        let Seen::Sent { sip, .. } = seen else {
+        let Seen::Decided { sip, .. } = seen else {
             return;
         };
         let own = facts

@@ -49,7 +49,7 @@ impl Subscriptions {
             {
                 self.accepted(sip);
             }
-            Seen::Sent { conn, sip, .. } if sip.method() == "NOTIFY" => {
+            Seen::Decided { conn, sip, .. } if sip.method() == "NOTIFY" => {
                 if let Err(fault) = self.notified(facts, *conn, sip) {
                     faults.push(format!("{fault}: {}", sip.summary()));
                 }

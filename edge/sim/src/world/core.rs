@@ -55,6 +55,7 @@ impl World {
         while let Some(input) = inputs.pop_front() {
             self.see(&Seen::Input(core, &input));
             let now = self.net.now;
+            self.forwarding = matches!(input, Input::Handoff(HandoffMessage::Transmit { .. }));
             self.core(core).subject.handle(now, input);
             while let Some(output) = self.core(core).subject.poll_output() {
                 self.fingerprint.output(now, core, &output);

@@ -13,10 +13,12 @@ use crate::net::{Happening, Net, Trace};
 use crate::peers::{Peers, Prank, UaId};
 use crate::scenario::{Change, Scenario, build};
 use crate::subject::Make;
+use bytes::Bytes;
 use edge_proto::b2bua::{B2buaParams, Input, SharedKeys};
 use edge_proto::id::{ConnectionId, CoreId};
 use edge_proto::time::{Duration, Instant};
 use fingerprint::Fingerprint;
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -53,6 +55,10 @@ struct World {
     configs: Configs,
     checks: Checks,
     fingerprint: Fingerprint,
+    /// The core that runs writes what another one has decided.
+    forwarding: bool,
+    /// What found no room in a queue, and will come again.
+    rejected: BTreeSet<Bytes>,
     /// Nothing may happen after this.
     end: Instant,
     quiet: bool,
@@ -96,6 +102,8 @@ impl World {
             },
             checks: Checks::default(),
             fingerprint: Fingerprint::default(),
+            forwarding: false,
+            rejected: BTreeSet::new(),
             end: Instant::ZERO + scenario.span + Peers::STAY + WIND_DOWN,
             quiet: true,
             net,

@@ -44,6 +44,9 @@ impl World {
                 let capacity = self.net.scenario.network.handoff_capacity;
                 if self.core(to).handoffs.len() >= capacity {
                     self.net.coverage.hit("handoff: queue full");
+                    if let HandoffMessage::Transmit { bytes, .. } = &message {
+                        self.rejected.insert(bytes.clone());
+                    }
                     inputs.push_back(Input::HandoffRejected { core: to, message });
                     return;
                 }
@@ -75,7 +78,13 @@ impl World {
                 self.net
                     .trace
                     .line(self.net.now, || format!("{conn:?} -> {}", sip.summary()));
-                self.see(&Seen::Decided { to, sip: &sip });
+                if !self.forwarding {
+                    self.see(&Seen::Decided {
+                        conn,
+                        to,
+                        sip: &sip,
+                    });
+                }
                 self.see(&Seen::Sent {
                     conn,
                     to,
@@ -96,14 +105,23 @@ impl World {
 
     /// A message leaves its owner for the core that holds the connection.
     fn decided(&mut self, message: &HandoffMessage) {
-        if let HandoffMessage::Transmit {
+        let HandoffMessage::Transmit {
             connection, bytes, ..
         } = message
+        else {
+            return;
+        };
+        // What found no room and comes again was seen before.
+        if !self.rejected.remove(bytes)
             && let Some(to) = self.net.conn(*connection).map(|conn| conn.peer_address)
             && let Ok(sip) = Sip::parse(bytes)
         {
             let sip = Rc::new(sip);
-            self.see(&Seen::Decided { to, sip: &sip });
+            self.see(&Seen::Decided {
+                conn: *connection,
+                to,
+                sip: &sip,
+            });
         }
     }
 

@@ -4,6 +4,7 @@
 mod access;
 mod challenged;
 mod harness;
+mod ipv6;
 mod modify;
 mod originated;
 mod setup;

@@ -168,15 +168,13 @@ impl Edge {
             sip: SocketAddr::new(net.edge, 5060),
             admin: format!("http://{}:9090", Net::host(net.edge)),
         };
-        wait::until("the daemon is ready", || {
+        let ready = wait::try_until(wait::PATIENCE, || {
             if let Ok(Some(status)) = edge.child.try_wait() {
                 panic!("the daemon ended with {status}:\n{}", edge.log());
             }
-            ureq::get(format!("{}/readyz", edge.admin))
-                .call()
-                .is_ok()
-                .then_some(())
+            edge.try_get("/readyz").ok()
         });
+        assert!(ready.is_some(), "not ready:\n{}", edge.log());
         edge
     }
 
@@ -190,15 +188,28 @@ impl Edge {
 
     /// A GET on the admin API, as JSON or text.
     pub fn get(&self, path: &str) -> String {
+        self.try_get(path)
+            .unwrap_or_else(|fault| panic!("GET {path}: {fault}\n{}", self.log()))
+    }
+
+    fn try_get(&self, path: &str) -> Result<String, ureq::Error> {
+        // Off loopback, as in a network namespace, everything needs the token.
         let token = fs::read_to_string(&self.token).unwrap_or_default();
-        let mut response = ureq::get(format!("{}{path}", self.admin))
+        ureq::get(format!("{}{path}", self.admin))
             .header("Authorization", format!("Bearer {}", token.trim()))
-            .call()
-            .unwrap_or_else(|fault| panic!("GET {path}: {fault}\n{}", self.log()));
-        response
+            .call()?
             .body_mut()
             .read_to_string()
-            .expect("a readable body")
+    }
+
+    /// Where the admin API is.
+    pub fn admin(&self) -> &str {
+        &self.admin
+    }
+
+    /// Where the token for it is.
+    pub fn token_file(&self) -> &Path {
+        &self.token
     }
 
     pub fn metrics(&self) -> String {

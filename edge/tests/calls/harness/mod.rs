@@ -5,6 +5,7 @@
 
 pub mod digest;
 pub mod edge;
+pub mod main_job;
 pub mod net;
 pub mod parties;
 pub mod rtp;

@@ -151,6 +151,7 @@ impl<P: Protocol> Driver<P> {
                     self.inputs.push_back(Input::Handoff(message));
                     Ok(())
                 } else {
+                    count(&self.parts.status.handoffs);
                     self.parts.outlets.handoff(core, message)
                 };
                 if let Err(message) = delivered {

@@ -107,7 +107,9 @@ pub struct CoreStatus {
     pub refused: AtomicU64,
     /// Grows as long as the thread does its work, calls or none, at least every [`ControlLimits::sweep`].
     pub beats: AtomicU64,
-    /// Messages that another core's queue had no room for.
+    /// Messages handed, or meant to be handed, to another core.
+    pub handoffs: AtomicU64,
+    /// Those that the other core's queue had no room for.
     pub handoffs_rejected: AtomicU64,
     /// Events that nobody will see because the reporter could not keep up.
     pub events_dropped: AtomicU64,

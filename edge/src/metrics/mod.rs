@@ -56,6 +56,7 @@ pub struct Metrics {
     access_dropped: IntCounterVec,
     xdp_attached: IntGaugeVec,
     ring_overflow: IntCounterVec,
+    handoffs: IntCounterVec,
     malformed: IntCounter,
     reloads: IntCounterVec,
     ready: IntGauge,
@@ -156,6 +157,11 @@ impl Metrics {
                 "ring_overflow_total",
                 "Items that found a bounded queue or ring full.",
                 &["core", "ring"],
+            )?,
+            handoffs: family.counters(
+                "handoffs_total",
+                "Messages that a core received or answered for another, which owns their call or connection.",
+                &["core"],
             )?,
             malformed: family.counter(
                 "malformed_messages_total",

@@ -289,6 +289,7 @@ fn what_a_control_thread_could_not_hand_on_is_counted_once() {
     let status = Arc::new(crate::control::CoreStatus::default());
     metrics.watch_control(CoreId(1), status.clone());
     status.handoffs_rejected.store(4, Ordering::Relaxed);
+    status.handoffs.store(9, Ordering::Relaxed);
     observe(&metrics, EventKind::Overflow { queue: "handoff" });
     assert_eq!(
         value(
@@ -296,6 +297,10 @@ fn what_a_control_thread_could_not_hand_on_is_counted_once() {
             "sip_edge_ring_overflow_total{core=\"1\",ring=\"handoff\"}"
         ),
         Some(4.0)
+    );
+    assert_eq!(
+        value(&metrics, "sip_edge_handoffs_total{core=\"1\"}"),
+        Some(9.0)
     );
 }
 

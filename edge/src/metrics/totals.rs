@@ -45,14 +45,17 @@ impl Metrics {
         );
     }
 
-    /// Counts at each scrape what the control thread of `core` could not hand on: `handoff` to other cores, `event` to the
-    /// reporter.
+    /// Counts at each scrape what the control thread of `core` handed to other cores, and what it could not hand on: `handoff`
+    /// to other cores, `event` to the reporter.
     pub fn watch_control(&self, core: CoreId, status: Arc<CoreStatus>) {
         self.on_scrape(move |metrics| {
             let events = status.events_dropped.load(Ordering::Relaxed);
             metrics.ring_overflow_total(core, "event", events);
             let handoffs = status.handoffs_rejected.load(Ordering::Relaxed);
             metrics.ring_overflow_total(core, "handoff", handoffs);
+            let handoffs = status.handoffs.load(Ordering::Relaxed);
+            let label = core.to_string();
+            metrics.advance("handoffs", &metrics.handoffs, &[&label], handoffs);
         });
     }
 

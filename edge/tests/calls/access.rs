@@ -1,7 +1,6 @@
 //! Who may speak to the edge at all: sources that no trunk lists, on the signalling side and on media ports.
 
 use crate::harness::parties::{agent_answers, caller};
-use crate::harness::wire::header;
 use crate::harness::{EdgeConfig, Net, RtpParty, Scene, Wire, have_sipp, wait};
 use std::net::SocketAddr;
 
@@ -131,5 +130,4 @@ fn a_strangers_rtp_is_never_heard_before_during_or_after_latching() {
         )]);
     }
     story.never_tells(&scene.net.stranger.to_string());
-    let _ = header;
 }

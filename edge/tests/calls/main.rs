@@ -3,6 +3,7 @@
 
 mod access;
 mod challenged;
+mod cores;
 mod harness;
 mod ipv6;
 mod modify;

@@ -30,3 +30,35 @@ fn hex(parts: &[&str]) -> String {
     let digest = Md5::digest(parts.join(":"));
     digest.iter().map(|byte| format!("{byte:02x}")).collect()
 }
+
+/// The Authorization value that answers a 401's WWW-Authenticate (MD5, with qop).
+pub fn authorization(
+    refusal: &str,
+    method: &str,
+    uri: &str,
+    username: &str,
+    password: &str,
+) -> String {
+    let mut shown = credentials(refusal, "WWW-Authenticate");
+    shown.retain(|key, _| matches!(key.as_str(), "realm" | "nonce" | "opaque" | "algorithm"));
+    for (key, value) in [
+        ("username", username),
+        ("uri", uri),
+        ("qop", "auth"),
+        ("nc", "00000001"),
+        ("cnonce", "c0ffee"),
+    ] {
+        shown.insert(key.to_owned(), value.to_owned());
+    }
+    let response = response(&shown, method, password);
+    shown.insert("response".to_owned(), response);
+    let quoted = |key: &str| !matches!(key, "qop" | "nc" | "algorithm");
+    let items: Vec<String> = shown
+        .iter()
+        .map(|(key, value)| match quoted(key) {
+            true => format!("{key}=\"{value}\""),
+            false => format!("{key}={value}"),
+        })
+        .collect();
+    format!("Digest {}", items.join(", "))
+}

@@ -88,6 +88,18 @@ impl Scene {
         )
     }
 
+    /// Any SIPp, with arguments of its own; those after the usual ones win.
+    pub fn sipp(
+        &self,
+        name: &str,
+        scenario: &Scenario,
+        local: SocketAddr,
+        remote: Option<SocketAddr>,
+        extra: &[&str],
+    ) -> Sipp {
+        Sipp::start(self.dir.path(), name, scenario, local, remote, extra)
+    }
+
     /// Lets two parties speak to where their SDP told them, and waits until each hears the other.
     pub fn talk(&self, one: (&RtpParty, &Sipp), other: (&RtpParty, &Sipp)) {
         one.0.speak_to(one.1.remote_media());

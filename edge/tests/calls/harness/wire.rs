@@ -1,7 +1,7 @@
 //! A SIP connection of the test's own, for what SIPp cannot do: strangers, connections at will, bytes at will.
 
 use socket2::{Domain, Socket, Type};
-use std::io::{ErrorKind, Read, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 
 use super::wait::PATIENCE;
@@ -70,16 +70,20 @@ impl Wire {
 
     /// The next message; `None` when the peer has closed the connection.
     pub fn next(&mut self) -> Option<String> {
+        self.try_next().expect("a message or the end")
+    }
+
+    fn try_next(&mut self) -> io::Result<Option<String>> {
         loop {
             if let Some(message) = self.take() {
-                return Some(message);
+                return Ok(Some(message));
             }
             let mut bytes = [0; 4096];
             match self.stream.read(&mut bytes) {
-                Ok(0) => return None,
+                Ok(0) => return Ok(None),
                 Ok(length) => self.received.extend_from_slice(&bytes[..length]),
-                Err(error) if error.kind() == ErrorKind::ConnectionReset => return None,
-                Err(error) => panic!("nothing is received: {error}"),
+                Err(error) if error.kind() == ErrorKind::ConnectionReset => return Ok(None),
+                Err(error) => return Err(error),
             }
         }
     }
@@ -88,10 +92,10 @@ impl Wire {
     pub fn next_of(&mut self, start: &str) -> String {
         let mut before = Vec::new();
         loop {
-            match self.next() {
-                Some(message) if message.starts_with(start) => return message,
-                Some(message) => before.push(message),
-                None => panic!("closed before {start}: {before:#?}"),
+            match self.try_next() {
+                Ok(Some(message)) if message.starts_with(start) => return message,
+                Ok(Some(message)) => before.push(message),
+                end => panic!("{end:?} before {start}: {before:#?}"),
             }
         }
     }

@@ -153,6 +153,8 @@ pub(crate) struct Leg {
     /// Our BYE, while it is unanswered.
     pub bye: Option<ClientKey>,
     pub notifier: Notifier,
+    /// It is ended, like this, once its peer has confirmed how the transfer it asked for ended.
+    pub releasing: Option<(Cause, HangupBy)>,
     pub media: LegMedia,
     pub start: Instant,
     pub ring: Option<Instant>,
@@ -203,6 +205,7 @@ impl Leg {
             disowned: Vec::new(),
             bye: None,
             notifier: Notifier::default(),
+            releasing: None,
             media: LegMedia::default(),
             start: now,
             ring: None,

@@ -54,8 +54,6 @@ pub(crate) struct Call {
     /// While the caller waits for an answer.
     setup: Option<Setup>,
     transfer: Option<Transfer>,
-    /// The transferor of a transfer that is over, until its final NOTIFY is answered.
-    releasing: Option<LegNumber>,
     /// Accepted REFERs, and bridged ones.
     transfers_started: u32,
     transfers_bridged: u32,
@@ -74,7 +72,6 @@ impl Call {
             bridge: None,
             setup: None,
             transfer: None,
-            releasing: None,
             transfers_started: 0,
             transfers_bridged: 0,
             refers_tried: 0,

@@ -222,15 +222,33 @@ impl Call {
         }
     }
 
-    /// The transferor knows the outcome, or cannot be told: it is released if the transfer succeeded.
+    /// Ends a leg; where its peer has not confirmed yet how its transfer ended, after it has. Some peers answer 481 to a NOTIFY
+    /// that meets its dialog's BYE.
+    pub(super) fn release_leg(
+        &mut self,
+        cx: &mut Context,
+        leg: LegNumber,
+        cause: Cause,
+        by: HangupBy,
+    ) {
+        let waits = self
+            .legs
+            .get_mut(&leg)
+            .filter(|l| l.state == LegState::Confirmed && l.notifier.owes_outcome());
+        match waits {
+            Some(l) => {
+                l.releasing.get_or_insert((cause, by));
+            }
+            None => self.end_leg(cx, leg, cause, by),
+        }
+    }
+
+    /// The transferor knows every outcome, or cannot be told: it is released if that was waited for.
     fn final_notify_done(&mut self, cx: &mut Context, leg: LegNumber) {
         cx.cancel_timer(self.key, leg, TimerKind::FinalNotify);
-        if self
-            .releasing
-            .take_if(|releasing| *releasing == leg)
-            .is_some()
-        {
-            self.end_leg(cx, leg, Cause::Completed, HangupBy::Edge);
+        let released = self.legs.get_mut(&leg).and_then(|l| l.releasing.take());
+        if let Some((cause, by)) = released {
+            self.end_leg(cx, leg, cause, by);
         }
     }
 }

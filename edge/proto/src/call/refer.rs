@@ -118,7 +118,8 @@ impl Call {
         let refer_to: Vec<&str> = request.headers(HeaderName::ReferTo).collect();
         let transferee = self.other(leg);
         let stays = transferee.and_then(|n| self.legs.get(&n));
-        let pending = self.transfer.is_some() || self.releasing.is_some();
+        let releasing = |l: &Leg| l.releasing.is_some();
+        let pending = self.transfer.is_some() || self.legs.values().any(releasing);
         let facts = ReferFacts {
             transferor: standing.known.then_some(&*trunk),
             source_allowed: standing.listed,

@@ -149,17 +149,17 @@ impl Call {
         self.cause = cause;
         self.bridge = None;
         self.setup = None;
-        let transferor = self.transferor().or(self.releasing);
-        if transferor.is_some_and(|leg| self.is_listed(cx, leg)) {
+        if self.transferor().is_some_and(|leg| self.is_listed(cx, leg)) {
             let outcome = Outcome::new(None, cause, HangupBy::Edge, String::new());
             self.give_up_transfer(cx, &outcome);
         } else {
             self.abandon_transfer(cx, cause);
-            self.releasing = None;
         }
         let legs: Vec<LegNumber> = self.legs.keys().copied().collect();
         for leg in legs {
-            if self.releasing != Some(leg) {
+            if self.is_listed(cx, leg) {
+                self.release_leg(cx, leg, cause, HangupBy::Edge);
+            } else {
                 self.end_leg(cx, leg, cause, HangupBy::Edge);
             }
         }
@@ -253,7 +253,7 @@ impl Call {
         if let Some(other) = self.other(leg) {
             self.bridge = None;
             self.cause = cause;
-            self.end_leg(cx, other, cause, HangupBy::Local);
+            self.release_leg(cx, other, cause, HangupBy::Local);
         }
     }
 

@@ -5,7 +5,7 @@ use super::leg::{Leg, LegState};
 use super::modify::Reoffer;
 use super::outcome::Outcome;
 use super::policy;
-use crate::b2bua::{CallTimer, Context, TimerKind};
+use crate::b2bua::{Context, TimerKind};
 use crate::config::{OnFailure, Trunk};
 use crate::event::{Cause, EventKind, HangupBy, LegNumber};
 use crate::sdp::{self, Codec};
@@ -104,7 +104,6 @@ impl Call {
         };
         let (id, trunk, transferor) = (transfer.id, transfer.trunk.clone(), transfer.transferor);
         let elapsed = cx.now.saturating_since(transfer.accepted_at);
-        let notifies = transfer.event.is_some();
         self.bridge = Some((transfer.transferee, target));
         self.rebridge(cx);
         self.transfers_bridged += 1;
@@ -122,12 +121,8 @@ impl Call {
         );
         self.transfer_ended(cx, transferor, &trunk, id, "completed", Cause::Completed);
         if self.legs.get(&transferor).is_some_and(|l| l.is_answered()) {
-            self.releasing = Some(transferor);
             self.tell_transferor(cx, 200, None, true);
-            if !notifies {
-                self.releasing = None;
-                self.end_leg(cx, transferor, Cause::Completed, HangupBy::Edge);
-            }
+            self.release_leg(cx, transferor, Cause::Completed, HangupBy::Edge);
         }
         self.transfer = None;
     }
@@ -197,24 +192,7 @@ impl Call {
         self.bridge = None;
         self.end_leg(cx, transfer.transferee, outcome.cause, HangupBy::Edge);
         if stays {
-            self.release_after_notify(cx, transfer.transferor, transfer.event.is_some());
-        }
-    }
-
-    /// Says BYE to the transferor once its final NOTIFY was answered.
-    fn release_after_notify(&mut self, cx: &mut Context, leg: LegNumber, notified: bool) {
-        let waiting = cx
-            .timers
-            .deadline(CallTimer {
-                call: self.key,
-                leg,
-                kind: TimerKind::FinalNotify,
-            })
-            .is_some();
-        if notified && waiting {
-            self.releasing = Some(leg);
-        } else {
-            self.end_leg(cx, leg, Cause::Completed, HangupBy::Edge);
+            self.release_leg(cx, transfer.transferor, Cause::Completed, HangupBy::Edge);
         }
     }
 
@@ -246,8 +224,8 @@ impl Call {
 
     /// A peer left while a transfer runs. `true`: the transfer has dealt with it.
     pub(super) fn transfer_leg_left(&mut self, cx: &mut Context, leg: LegNumber) -> bool {
-        if self.releasing == Some(leg) {
-            self.releasing = None;
+        let released = self.legs.get_mut(&leg).and_then(|l| l.releasing.take());
+        if released.is_some() {
             cx.cancel_timer(self.key, leg, TimerKind::FinalNotify);
             return true;
         }
@@ -288,7 +266,6 @@ impl Call {
             return;
         };
         let (transferor, target) = (transfer.transferor, transfer.target);
-        let notified = transfer.event.is_some();
         self.tell_transferor(cx, outcome.notify_code(), Some(outcome.cause), true);
         self.bridge = None;
         self.abandon_transfer(cx, outcome.cause);
@@ -296,7 +273,11 @@ impl Call {
             self.end_leg(cx, target, outcome.cause, outcome.by);
         }
         if self.legs.get(&transferor).is_some_and(|l| l.is_answered()) {
-            self.release_after_notify(cx, transferor, notified);
+            let cause = match outcome.cause {
+                Cause::Cancelled => Cause::Completed,
+                cause => cause,
+            };
+            self.release_leg(cx, transferor, cause, HangupBy::Edge);
         }
     }
 

@@ -205,7 +205,7 @@ impl Context {
         }
     }
 
-    /// The hop to `remote` for requests of `trunk`: an open connection, else a new one.
+    /// The hop to `remote` for requests of `trunk`, and whether it is a connection that was open before; else a new one is made.
     ///
     /// `None` when no listener has the transport and family (the source address and Contact come from it), or at the limit.
     pub fn hop_to(
@@ -214,13 +214,13 @@ impl Context {
         transport: Transport,
         remote: SocketAddr,
         server_name: &str,
-    ) -> Option<Hop> {
+    ) -> Option<(Hop, bool)> {
         let listener = self.listener_for(trunk, transport, remote.ip())?;
         if transport == Transport::Udp {
-            return Some(Hop::Datagram { listener, remote });
+            return Some((Hop::Datagram { listener, remote }, false));
         }
         if let Some(open) = self.connections.reusable(transport, remote, &trunk.name) {
-            return Some(Hop::Stream(open));
+            return Some((Hop::Stream(open), true));
         }
         if self.connections.len() >= self.config.sip.limits.connections {
             return None;
@@ -250,7 +250,7 @@ impl Context {
                 trunk: trunk.name.clone(),
             }),
         });
-        Some(Hop::Stream(connection))
+        Some((Hop::Stream(connection), false))
     }
 
     /// The trunk's listener that speaks `transport` in the family of `remote`.

@@ -46,6 +46,7 @@ pub(crate) struct ClientUse {
     pub method: Method,
     pub trunk: Arc<str>,
     pub sent_at: Instant,
+    pub hop: Hop,
 }
 
 /// Who answers a server transaction.
@@ -261,16 +262,16 @@ impl Context {
     /// Starts a client transaction. `None`: the transaction limit is reached.
     pub fn send_request(
         &mut self,
-        hop: Hop,
         branch: &str,
         bytes: Bytes,
         user: ClientUse,
         call: CallId,
     ) -> Option<ClientKey> {
+        let (hop, method) = (user.hop, user.method.clone());
         let reliable = self.is_reliable(hop);
         let key = self
             .transactions
-            .start(self.now, hop, reliable, user.method.clone(), branch, bytes)
+            .start(self.now, hop, reliable, method, branch, bytes)
             .ok()?;
         self.event(
             Some(call),
@@ -422,7 +423,7 @@ impl Context {
             Some(uri) => uri.host.clone(),
             None => remote.ip().to_string(),
         };
-        if let Some(hop) = self.hop_to(&trunk, transport, remote, &name) {
+        if let Some((hop, _)) = self.hop_to(&trunk, transport, remote, &name) {
             self.transactions
                 .set_server_hop(key, hop, transport.is_reliable());
         }

@@ -84,11 +84,18 @@ impl B2bua {
         let Some(user) = self.cx.client_use(key).cloned() else {
             return;
         };
-        self.with_call(user.call, |call, cx| match user.purpose {
-            ClientPurpose::Invite => call.on_invite_failure(cx, user.leg, key, transport),
-            ClientPurpose::Reinvite => call.on_reinvite_failure(cx, user.leg, key),
-            ClientPurpose::Bye => call.on_bye_response(cx, user.leg, key),
-            ClientPurpose::Notify => call.on_notify_response(cx, user.leg, key, 408),
+        self.with_call(user.call, |call, cx| {
+            if transport {
+                call.on_hop_lost(user.leg, user.hop);
+            }
+            match user.purpose {
+                ClientPurpose::Invite => call.on_invite_failure(cx, user.leg, user.hop, transport),
+                ClientPurpose::Reinvite => {
+                    call.on_reinvite_failure(cx, user.leg, key, transport);
+                }
+                ClientPurpose::Bye => call.on_bye_failure(cx, user.leg, key, transport),
+                ClientPurpose::Notify => call.on_notify_failure(cx, user.leg, key, transport),
+            }
         });
         self.cx.client_done(key);
     }

@@ -8,6 +8,7 @@ use crate::event::LegNumber;
 use crate::id::ResolveId;
 use crate::sip::{Host, Uri};
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 /// One address that a new leg's INVITE may be sent to.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -69,8 +70,10 @@ impl Context {
         {
             return Some(hop);
         }
+        let now = self.config.trunk_named(&trunk.name).cloned();
         let target = target.filter(|(_, address)| {
-            let listed = trunk.allow.iter().any(|net| net.contains(&address.ip()));
+            let lists = |now: &Arc<Trunk>| now.allow.iter().any(|net| net.contains(&address.ip()));
+            let listed = now.as_ref().is_some_and(lists);
             listed || located.is_some_and(|c| c.address.ip() == address.ip())
         });
         if let Some((transport, address)) = target
@@ -81,17 +84,14 @@ impl Context {
         if let Some((hop, _)) = own {
             return Some(hop);
         }
-        if let Some((transport, address)) = target {
-            let name = located.map_or_else(|| address.ip().to_string(), |c| c.uri.host.clone());
-            return self.hop_to(trunk, transport, address, &name);
-        }
-        let located = located?;
-        self.hop_to(
-            trunk,
-            located.uri.transport,
-            located.address,
-            &located.uri.host,
-        )
+        let (transport, address, name) = match (target, located) {
+            (Some((transport, address)), Some(c)) => (transport, address, c.uri.host.clone()),
+            (Some((transport, address)), None) => (transport, address, address.ip().to_string()),
+            (None, Some(c)) => (c.uri.transport, c.address, c.uri.host.clone()),
+            (None, None) => return None,
+        };
+        let (hop, _) = self.hop_to(trunk, transport, address, &name)?;
+        Some(hop)
     }
 
     /// Whether something can be sent there. Connections of other cores count as open: their core reports otherwise.

@@ -4,7 +4,7 @@ use super::Call;
 use super::leg::{Disowned, LegState};
 use super::media::speech_name;
 use super::outcome::Outcome;
-use crate::b2bua::{ClientPurpose, ClientUse, Context, Origin, PRODUCT, TimerKind};
+use crate::b2bua::{ClientPurpose, ClientUse, Context, Hop, Origin, PRODUCT, TimerKind};
 use crate::event::{Cause, HangupBy, LegNumber};
 use crate::sdp::{self, Answer};
 use crate::sip::auth::{self, AnswerError};
@@ -31,6 +31,9 @@ impl Call {
             return;
         };
         cx.cancel_timer(self.key, leg, TimerKind::Auth);
+        if let Some(origination) = l.origination.as_deref_mut() {
+            origination.reused = false;
+        }
         match (l.state, code) {
             (LegState::Calling, 100) => {}
             // RFC 6228: 199 ends an early dialog of the peer's forking, which is nobody's business but its own.
@@ -254,8 +257,9 @@ impl Call {
             method: Method::Bye,
             trunk: l.label.clone(),
             sent_at: cx.now,
+            hop,
         };
-        cx.send_request(hop, &branch, bytes, user, id)
+        cx.send_request(&branch, bytes, user, id)
     }
 
     /// 401 or 407: answered once, and again only when the peer says that merely the nonce was stale.
@@ -346,7 +350,7 @@ impl Call {
         &mut self,
         cx: &mut Context,
         leg: LegNumber,
-        _key: ClientKey,
+        hop: Hop,
         transport: bool,
     ) {
         let Some(l) = self.legs.get_mut(&leg) else {
@@ -359,17 +363,21 @@ impl Call {
             return;
         }
         cx.cancel_timer(self.key, leg, TimerKind::Auth);
-        let detail = l
-            .hop
-            .and_then(|hop| cx.hop_faults.get(&hop).cloned())
-            .unwrap_or_else(|| {
-                if transport {
-                    "connection lost"
-                } else {
-                    "no response"
-                }
-                .to_owned()
-            });
+        if transport
+            && let Some(origination) = l.origination.as_deref_mut()
+            && std::mem::take(&mut origination.reused)
+        {
+            // The connection had been open, and closed as the INVITE was sent: that says nothing about the peer.
+            origination.start_over();
+            return self.send_invite(cx, leg);
+        }
+        let silent = if transport {
+            "connection lost"
+        } else {
+            "no response"
+        };
+        let fault = cx.hop_faults.get(&hop).cloned();
+        let detail = fault.unwrap_or_else(|| silent.to_owned());
         let address = l.peer;
         let cause = if transport {
             Cause::Unreachable

@@ -38,50 +38,38 @@ pub(crate) enum LegState {
     Over,
 }
 
-/// A re-INVITE of ours.
+/// What our re-INVITE is to offer, and why.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Reoffer {
+    pub codecs: Vec<Codec>,
+    pub purpose: ReofferPurpose,
+    /// How often it met the peer's own, or lost its connection, so far.
+    pub retries: u8,
+}
+
+/// Why a re-INVITE is sent.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum ReofferPurpose {
+    /// A transfer's target speaks something else.
+    Transfer,
+    /// The leg took the codecs of a target that it was not bridged with: back to what the other side understands.
+    Return,
+}
+
+/// Our re-INVITEs of one leg, one at a time.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub(crate) enum Modification {
-    #[default]
-    None,
-    /// It waits: for the ACK of the peer's own INVITE, or some time after it met the peer's own (491).
-    Waiting {
-        codecs: Vec<Codec>,
-        /// How often it met the peer's own so far.
-        retries: u8,
-    },
-    /// It waits for its final response.
-    Offered {
-        client: ClientKey,
-        offer: LocalDescription,
-        retries: u8,
-    },
+pub(crate) struct Modification {
+    /// Waits for its final response, having offered this.
+    pub offered: Option<(ClientKey, LocalDescription, Reoffer)>,
+    /// Comes next: after the one that is offered, after the ACK of the peer's own, or some time after it met that (491).
+    pub waiting: Option<Reoffer>,
 }
 
 impl Modification {
-    /// It is over if `key` is its transaction: what it offered, and how often it had met the peer's own.
-    pub fn finish(&mut self, key: ClientKey) -> Option<(LocalDescription, u8)> {
-        match std::mem::take(self) {
-            Modification::Offered {
-                client,
-                offer,
-                retries,
-            } if client == key => Some((offer, retries)),
-            other => {
-                *self = other;
-                None
-            }
-        }
-    }
-
-    /// It is about to be sent, if it waits.
-    pub fn stop_waiting(&mut self) -> Option<(Vec<Codec>, u8)> {
-        match std::mem::take(self) {
-            Modification::Waiting { codecs, retries } => Some((codecs, retries)),
-            other => {
-                *self = other;
-                None
-            }
-        }
+    /// The re-INVITE of this transaction has ended: what it offered.
+    pub fn finish(&mut self, key: ClientKey) -> Option<(LocalDescription, Reoffer)> {
+        let (_, offer, reoffer) = self.offered.take_if(|(client, ..)| *client == key)?;
+        Some((offer, reoffer))
     }
 }
 
@@ -152,6 +140,8 @@ pub(crate) struct Leg {
     pub disowned: Vec<Disowned>,
     /// Our BYE, while it is unanswered.
     pub bye: Option<ClientKey>,
+    /// It was sent a second time.
+    pub bye_again: bool,
     pub notifier: Notifier,
     /// It is ended, like this, once its peer has confirmed how the transfer it asked for ended.
     pub releasing: Option<(Cause, HangupBy)>,
@@ -199,11 +189,12 @@ impl Leg {
             invite: None,
             origination: None,
             awaited_ack: None,
-            modification: Modification::None,
+            modification: Modification::default(),
             sent_invite: None,
             last_ack: None,
             disowned: Vec::new(),
             bye: None,
+            bye_again: false,
             notifier: Notifier::default(),
             releasing: None,
             media: LegMedia::default(),

@@ -18,8 +18,10 @@ pub(crate) struct LegMedia {
     pub lease: Option<Lease>,
     pub opened: bool,
     tries: u8,
-    /// What our last offer or answer to the peer said.
+    /// What we have said of ourselves and is in force.
     pub local: Option<LocalDescription>,
+    /// What we said last, also where the peer refused it: the version counts on from there.
+    said: Option<LocalDescription>,
     /// What the peer's last offer or answer said.
     pub remote: Option<RemoteAudio>,
     /// Every codec the peer has shown it can do, with its payload types: what a re-INVITE may offer.
@@ -48,6 +50,24 @@ impl LegMedia {
             .is_some_and(|remote| remote.direction.sends())
     }
 
+    /// What the peer speaks: the first speech codec of the answer that either side gave (RFC 3264 §6.1, §7), which is part of
+    /// the other side's offer.
+    pub fn spoken(&self) -> Option<&Codec> {
+        let (local, remote) = (&self.local.as_ref()?.codecs, &self.remote.as_ref()?.codecs);
+        let in_both = |codec: &&Codec, others: &[Codec]| {
+            codec.is_speech() && others.iter().any(|other| sdp::same_codec(other, codec))
+        };
+        let answered = remote.len() <= local.len()
+            && remote
+                .iter()
+                .all(|r| local.iter().any(|l| sdp::same_codec(l, r)));
+        if answered {
+            remote.iter().find(|codec| in_both(codec, local))
+        } else {
+            local.iter().find(|codec| in_both(codec, remote))
+        }
+    }
+
     /// The peer accepted `offer` with `answer`: it is what we say of ourselves from now on.
     pub fn accept(&mut self, offer: LocalDescription, answer: &RemoteAudio) {
         self.local = Some(offer);
@@ -71,7 +91,7 @@ impl LegMedia {
             direction,
             ptime: None,
         };
-        match &self.local {
+        match &self.said {
             Some(previous) => next.bump_if_changed(previous),
             None => {
                 next.session_id = cx.session_id();
@@ -79,6 +99,7 @@ impl LegMedia {
             }
         }
         self.codec = speech_name(&next.codecs);
+        self.said = Some(next.clone());
         self.local = Some(next.clone());
         Some(next)
     }
@@ -170,6 +191,7 @@ impl Call {
     fn reopen_media(&mut self, cx: &mut Context, leg: LegNumber, family: Family) {
         let alive = self.legs.get_mut(&leg).is_some_and(|l| {
             l.media.local = None;
+            l.media.said = None;
             l.media.stats = None;
             l.is_alive()
         });
@@ -209,13 +231,15 @@ impl Call {
         }
     }
 
-    /// A bridged peer went silent: the call is dead (a held one is not).
+    /// A peer went silent. If it is bridged and speaks and listens (it is not held), the call is dead; not so a transferor that
+    /// has said its word and waits for the outcome.
     fn on_media_timeout(&mut self, cx: &mut Context, leg: LegNumber) {
+        let bridged = self.other(leg).is_some() && self.transferor() != Some(leg);
         let silent = self
             .legs
             .get(&leg)
             .is_some_and(|l| l.is_answered() && l.media.speaks() && l.media.listens());
-        if silent {
+        if bridged && silent {
             self.note(
                 cx,
                 leg,

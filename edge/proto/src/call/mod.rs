@@ -12,9 +12,11 @@ mod modify;
 mod notify;
 mod originate;
 mod outcome;
+mod outgoing;
 pub mod policy;
 mod refer;
 mod release;
+mod reoffer;
 mod setup;
 mod target;
 

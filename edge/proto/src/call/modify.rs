@@ -1,26 +1,19 @@
 //! Changing an established session: the peer's re-INVITE and UPDATE, and our own re-INVITE of the caller after a transfer.
 
 use super::Call;
-use super::leg::{AwaitedAck, LegState, Modification, Owed};
-use crate::b2bua::{ALLOW, CallTimer, ClientPurpose, ClientUse, Context, Family, TimerKind};
+use super::leg::{AwaitedAck, LegState, Owed, Reoffer, ReofferPurpose};
+use crate::b2bua::{ALLOW, CallTimer, ClientPurpose, Context, Family, TimerKind};
 use crate::event::{Cause, Direction, LegNumber};
-use crate::sdp::{self, Answer, Codec, LocalDescription, Offer};
+use crate::sdp::{self, Answer, LocalDescription, Offer};
 use crate::sip::transaction::{ClientKey, ServerKey};
 use crate::sip::{HeaderName, Message, Method};
 use crate::time::Duration;
 use crate::trunk::TrunkSet;
 
-/// How often a re-INVITE that met the peer's own is tried again.
-const MAX_GLARE_RETRIES: u8 = 3;
+/// How often a re-INVITE that met the peer's own, or lost its connection, is tried again.
+const MAX_RETRIES: u8 = 3;
 
 const SDP: &str = "application/sdp";
-
-/// How our re-INVITE ended.
-pub(super) enum Reoffer {
-    Accepted,
-    /// Refused or unanswered; the session is as it was. The status, where there was one.
-    Refused(Option<u16>),
-}
 
 /// The offer in an INVITE or UPDATE, if there is a body; else the status and cause to refuse it with.
 pub(super) fn offer_in(request: &Message) -> Result<Option<Offer>, (u16, Cause)> {
@@ -54,7 +47,7 @@ impl Call {
         let Some(l) = self.legs.get_mut(&leg) else {
             return cx.reply(key, &request, 481);
         };
-        if matches!(l.modification, Modification::Offered { .. }) {
+        if l.modification.offered.is_some() {
             // RFC 3261 §14.2: ours is pending.
             return cx.reply(key, &request, 491);
         }
@@ -175,7 +168,7 @@ impl Call {
             return cx.reply(key, request, 481);
         };
         let owed = l.awaited_ack.as_ref().is_some_and(|ack| ack.owes.is_some());
-        if has_offer && (owed || matches!(l.modification, Modification::Offered { .. })) {
+        if has_offer && (owed || l.modification.offered.is_some()) {
             // RFC 3311 §5.2: an offer of ours is unanswered.
             return cx.reply(key, request, 491);
         }
@@ -270,64 +263,37 @@ impl Call {
         Ok(Some(answer))
     }
 
-    /// Offers the leg `codecs` in a re-INVITE; [`Call::on_reoffer_done`] hears the result. `false`: it cannot be sent.
-    pub(super) fn reoffer(&mut self, cx: &mut Context, leg: LegNumber, codecs: Vec<Codec>) -> bool {
-        self.try_reoffer(cx, leg, codecs, 0)
-    }
-
-    /// `retries`: how often it has met the peer's own so far.
-    fn try_reoffer(
-        &mut self,
-        cx: &mut Context,
-        leg: LegNumber,
-        codecs: Vec<Codec>,
-        retries: u8,
-    ) -> bool {
-        let key = self.key;
-        let id = self.id.clone();
+    /// Offers the leg something else in a re-INVITE, as soon as that may be; [`Call::on_reoffered`] hears the result. `false`: it
+    /// cannot be sent.
+    pub(super) fn reoffer(&mut self, cx: &mut Context, leg: LegNumber, reoffer: Reoffer) -> bool {
         let Some(l) = self.legs.get_mut(&leg) else {
             return false;
         };
         if l.state != LegState::Confirmed {
             return false;
         }
-        if l.awaited_ack.is_some() {
-            // RFC 3261 §14.1: one INVITE at a time; ours goes out when the peer's is acknowledged.
-            l.modification = Modification::Waiting { codecs, retries };
+        if l.awaited_ack.is_some() || l.modification.offered.is_some() {
+            // RFC 3261 §14.1: one INVITE at a time, in either direction.
+            l.modification.waiting = Some(reoffer);
             return true;
         }
         // Until it is accepted the old description is in force.
         let before = (l.media.local.clone(), l.media.codec.clone());
+        let codecs = reoffer.codecs.clone();
         let offer = l.media.describe(cx, codecs, sdp::Direction::SendRecv);
         (l.media.local, l.media.codec) = before;
         let Some(offer) = offer else {
             return false;
         };
         let bytes = offer.reoffer_bytes(&l.media.shape);
-        let sent = l.send_in_dialog(cx, &Method::Invite, |request| {
-            request
-                .header(HeaderName::Allow, ALLOW)
-                .body("application/sdp", &bytes)
+        let (purpose, method) = (ClientPurpose::Reinvite, Method::Invite);
+        let sent = self.send_in_dialog(cx, leg, purpose, method, |request| {
+            request.header(HeaderName::Allow, ALLOW).body(SDP, &bytes)
         });
-        let client = sent.and_then(|(hop, branch, bytes)| {
-            let user = ClientUse {
-                call: key,
-                leg,
-                purpose: ClientPurpose::Reinvite,
-                method: Method::Invite,
-                trunk: l.label.clone(),
-                sent_at: cx.now,
-            };
-            cx.send_request(hop, &branch, bytes, user, id)
-        });
-        let Some(client) = client else {
+        let (Some(client), Some(l)) = (sent, self.legs.get_mut(&leg)) else {
             return false;
         };
-        l.modification = Modification::Offered {
-            client,
-            offer,
-            retries,
-        };
+        l.modification.offered = Some((client, offer, reoffer));
         true
     }
 
@@ -343,7 +309,7 @@ impl Call {
         if (200..300).contains(&code) {
             self.ack_reinvite(cx, leg, message);
         }
-        let Some((offer, retries)) = self
+        let Some((offer, reoffer)) = self
             .legs
             .get_mut(&leg)
             .filter(|_| code >= 200)
@@ -352,49 +318,68 @@ impl Call {
             return;
         };
         match code {
-            200..=299 => self.take_reinvite_answer(cx, leg, offer, message),
-            491 if retries < MAX_GLARE_RETRIES => {
-                self.wait_after_glare(cx, leg, offer.codecs, retries + 1);
+            200..=299 => {
+                let taken = self.take_reinvite_answer(cx, leg, offer, message);
+                let refused = (!taken).then_some(488);
+                self.reinvited(cx, leg, reoffer.purpose, refused, taken);
             }
+            491 if reoffer.retries < MAX_RETRIES => self.wait_after_glare(cx, leg, reoffer),
             // RFC 3261 §12.2.1.2: the dialog is gone.
             481 => self.lose_leg(cx, leg, Cause::SignallingTimeout),
-            code => self.on_reoffer_done(cx, leg, Reoffer::Refused(Some(code))),
+            code => self.reinvited(cx, leg, reoffer.purpose, Some(code), false),
         }
     }
 
+    /// Takes in the answer to our offer. `false`: it cannot be used, and the session is as it was.
     fn take_reinvite_answer(
         &mut self,
         cx: &mut Context,
         leg: LegNumber,
         offer: LocalDescription,
         message: &Message,
-    ) {
+    ) -> bool {
         let Some(l) = self.legs.get_mut(&leg) else {
-            return;
+            return false;
         };
-        let shape = &l.media.shape;
-        let Ok(answer) = Answer::parse_shaped(&message.body(), &offer, shape) else {
-            return self.on_reoffer_done(cx, leg, Reoffer::Refused(Some(488)));
+        let Ok(answer) = Answer::parse_shaped(&message.body(), &offer, &l.media.shape) else {
+            return false;
         };
         l.media.accept(offer, answer.audio());
         let remote = answer.audio().clone();
         self.set_remote(cx, leg, remote);
-        self.on_reoffer_done(cx, leg, Reoffer::Accepted);
+        true
+    }
+
+    /// Our re-INVITE has ended. What waited behind it is sent now, and decides; else whoever asked for it goes on.
+    fn reinvited(
+        &mut self,
+        cx: &mut Context,
+        leg: LegNumber,
+        purpose: ReofferPurpose,
+        refused: Option<u16>,
+        accepted: bool,
+    ) {
+        let next = self
+            .legs
+            .get_mut(&leg)
+            .and_then(|l| l.modification.waiting.take());
+        match next {
+            Some(next) if self.reoffer(cx, leg, next.clone()) => {}
+            Some(next) => self.on_reoffered(cx, leg, next.purpose, None, false),
+            None => self.on_reoffered(cx, leg, purpose, refused, accepted),
+        }
     }
 
     /// Ours met the peer's own (491). RFC 3261 §14.1: the owner of the Call-ID waits 2.1 to 4 s, the other side 0 to 2 s, in
     /// units of 10 ms.
-    fn wait_after_glare(
-        &mut self,
-        cx: &mut Context,
-        leg: LegNumber,
-        codecs: Vec<Codec>,
-        retries: u8,
-    ) {
+    fn wait_after_glare(&mut self, cx: &mut Context, leg: LegNumber, reoffer: Reoffer) {
         let Some(l) = self.legs.get_mut(&leg) else {
             return;
         };
-        l.modification = Modification::Waiting { codecs, retries };
+        l.modification.waiting.get_or_insert(Reoffer {
+            retries: reoffer.retries + 1,
+            ..reoffer
+        });
         let wait = match l.direction {
             Direction::Outbound => 2_100 + 10 * u64::from(cx.random_below(190)),
             Direction::Inbound => 10 * u64::from(cx.random_below(200)),
@@ -410,35 +395,52 @@ impl Call {
         let Some(mut dialog) = l.dialog.take() else {
             return;
         };
+        // A 2xx without a usable Contact keeps the old target.
         let _ = dialog.refresh_target(message);
         let ack = l.build_ack(cx, &mut dialog, message.cseq().number);
+        let hop = cx.dialog_hop(dialog.next_hop(), l.reach());
         l.dialog = Some(dialog);
-        if let (Some(ack), Some(hop)) = (ack, l.hop) {
+        if let (Some(ack), Some(hop)) = (ack, hop) {
+            l.hop = Some(hop);
             cx.transmit(hop, ack);
         }
     }
 
-    /// Our re-INVITE had no final response.
-    pub fn on_reinvite_failure(&mut self, cx: &mut Context, leg: LegNumber, key: ClientKey) {
-        let ours = self
-            .legs
-            .get_mut(&leg)
-            .and_then(|l| l.modification.finish(key));
-        if ours.is_some() {
-            self.on_reoffer_done(cx, leg, Reoffer::Refused(None));
-        }
-    }
-
-    /// Time to try again after a 491.
-    pub(super) fn retry_reinvite(&mut self, cx: &mut Context, leg: LegNumber) {
+    /// Our re-INVITE had no final response. If its connection was lost it is tried again, over another.
+    pub fn on_reinvite_failure(
+        &mut self,
+        cx: &mut Context,
+        leg: LegNumber,
+        key: ClientKey,
+        transport: bool,
+    ) {
         let Some(l) = self.legs.get_mut(&leg) else {
             return;
         };
-        let Some((codecs, retries)) = l.modification.stop_waiting() else {
+        let Some((_, reoffer)) = l.modification.finish(key) else {
             return;
         };
-        if !self.try_reoffer(cx, leg, codecs, retries) {
-            self.on_reoffer_done(cx, leg, Reoffer::Refused(None));
+        let purpose = reoffer.purpose;
+        if transport && reoffer.retries < MAX_RETRIES {
+            l.modification.waiting.get_or_insert(Reoffer {
+                retries: reoffer.retries + 1,
+                ..reoffer
+            });
+        }
+        self.reinvited(cx, leg, purpose, None, false);
+    }
+
+    /// The re-INVITE that waits may go out now, if nothing else stands in its way.
+    pub(super) fn retry_reinvite(&mut self, cx: &mut Context, leg: LegNumber) {
+        let next = self
+            .legs
+            .get_mut(&leg)
+            .filter(|l| l.modification.offered.is_none())
+            .and_then(|l| l.modification.waiting.take());
+        if let Some(next) = next
+            && !self.reoffer(cx, leg, next.clone())
+        {
+            self.on_reoffered(cx, leg, next.purpose, None, false);
         }
     }
 
@@ -451,6 +453,17 @@ impl Call {
         };
         if cx.timers.deadline(timer).is_none() {
             self.retry_reinvite(cx, leg);
+        }
+    }
+
+    /// The reason for a re-INVITE of this leg that has not been sent yet is gone.
+    pub(super) fn withdraw_reoffer(&mut self, cx: &mut Context, leg: LegNumber) {
+        let Some(l) = self.legs.get_mut(&leg) else {
+            return;
+        };
+        let gone = |next: &mut Reoffer| next.purpose == ReofferPurpose::Transfer;
+        if l.modification.waiting.take_if(gone).is_some() {
+            cx.cancel_timer(self.key, leg, TimerKind::Reinvite);
         }
     }
 }

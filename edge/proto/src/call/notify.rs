@@ -3,11 +3,11 @@
 
 use super::Call;
 use super::leg::LegState;
-use crate::b2bua::{ClientPurpose, ClientUse, Context, TimerKind};
+use crate::b2bua::{ClientPurpose, Context, TimerKind};
 use crate::event::{Cause, HangupBy, LegNumber};
 use crate::sip::status::reason_phrase;
 use crate::sip::transaction::ClientKey;
-use crate::sip::{HeaderName, Method};
+use crate::sip::{HeaderName, Method, sipfrag};
 use std::collections::VecDeque;
 
 /// NOTIFYs that wait while one is unanswered. Provisional ones beyond it are left out; a final one never is.
@@ -34,21 +34,44 @@ pub(crate) struct Notifier {
     in_flight: Option<InFlight>,
     /// `Event` of subscriptions that the peer has refused a NOTIFY of; no more than REFERs were accepted.
     dead: Vec<String>,
+    subscriptions: u32,
 }
 
 /// A NOTIFY without an answer.
 #[derive(Debug)]
 struct InFlight {
     client: ClientKey,
-    event: String,
-    last: bool,
+    notice: Notice,
+    /// It was sent before, over a connection that was lost.
+    again: bool,
+}
+
+impl Notice {
+    fn is_final(&self) -> bool {
+        self.expires_s.is_none()
+    }
+}
+
+/// Whether this answer to a NOTIFY says that there is no subscription (RFC 6665 §4.2.2).
+const fn ends_subscription(code: u16) -> bool {
+    matches!(code, 404 | 405 | 410 | 416 | 480..=485 | 489 | 501 | 604)
 }
 
 impl Notifier {
+    /// A REFER with this CSeq was accepted: it makes a subscription of its own. Returns its `Event`, which from the dialog's
+    /// second on has the CSeq as its id (RFC 3515 §2.4.6).
+    pub fn subscribe(&mut self, cseq: u32) -> String {
+        self.subscriptions += 1;
+        match self.subscriptions {
+            1 => "refer".to_owned(),
+            _ => format!("refer;id={cseq}"),
+        }
+    }
+
     /// Whether the peer has still to be told, or to confirm, an outcome.
     fn owes_outcome(&self) -> bool {
-        self.in_flight.as_ref().is_some_and(|sent| sent.last)
-            || self.queue.iter().any(|notice| notice.expires_s.is_none())
+        let sent = self.in_flight.as_ref().map(|sent| &sent.notice);
+        sent.into_iter().chain(&self.queue).any(Notice::is_final)
     }
 
     fn is_dead(&self, event: &str) -> bool {
@@ -58,7 +81,7 @@ impl Notifier {
     /// Leaves out what the outcome has overtaken, except for a first NOTIFY (RFC 3515 §2.4.4).
     fn drop_progress(&mut self) {
         self.queue
-            .retain(|notice| notice.code == 100 || notice.expires_s.is_none());
+            .retain(|notice| notice.code == 100 || notice.is_final());
     }
 }
 
@@ -69,8 +92,7 @@ impl Call {
         let Some(l) = self.legs.get_mut(&leg) else {
             return self.final_notify_done(cx, leg);
         };
-        let last = notice.expires_s.is_none();
-        if last {
+        if notice.is_final() {
             l.notifier.drop_progress();
             let at = cx.now + cx.config.sip.t1 * FINAL_WAIT_T1;
             cx.set_timer(key, leg, TimerKind::FinalNotify, at);
@@ -98,71 +120,62 @@ impl Call {
             let Some(notice) = l.notifier.queue.pop_front() else {
                 return;
             };
-            let last = notice.expires_s.is_none();
-            let sent = !l.notifier.is_dead(&notice.event) && self.send_notice(cx, leg, notice);
-            if !sent && last {
+            let last = notice.is_final();
+            let dead = l.notifier.is_dead(&notice.event);
+            if (dead || !self.send_notice(cx, leg, notice, false)) && last {
                 self.outcome_settled(cx, leg);
             }
         }
     }
 
-    /// Sends one NOTIFY. `false`: the transferor cannot be reached.
-    fn send_notice(&mut self, cx: &mut Context, leg: LegNumber, notice: Notice) -> bool {
-        let key = self.key;
-        let id = self.id.clone();
-        let Some(l) = self.legs.get_mut(&leg) else {
-            return false;
-        };
+    /// Sends one NOTIFY. `again`: it was sent before. `false`: the transferor cannot be reached.
+    fn send_notice(
+        &mut self,
+        cx: &mut Context,
+        leg: LegNumber,
+        notice: Notice,
+        again: bool,
+    ) -> bool {
         let state = match notice.expires_s {
             Some(seconds) => format!("active;expires={seconds}"),
             None => "terminated;reason=noresource".to_owned(),
         };
-        let fragment = format!("SIP/2.0 {} {}\r\n", notice.code, reason_phrase(notice.code));
-        let sent = l
-            .send_in_dialog(cx, &Method::Notify, |request| {
-                let request = request
-                    .header(HeaderName::Event, &notice.event)
-                    .header(HeaderName::SubscriptionState, &state);
-                let request = match &notice.reason {
-                    Some(reason) => request.header(HeaderName::Reason, reason),
-                    None => request,
-                };
-                request.body("message/sipfrag;version=2.0", fragment.as_bytes())
-            })
-            .and_then(|(hop, branch, bytes)| {
-                let user = ClientUse {
-                    call: key,
-                    leg,
-                    purpose: ClientPurpose::Notify,
-                    method: Method::Notify,
-                    trunk: l.label.clone(),
-                    sent_at: cx.now,
-                };
-                cx.send_request(hop, &branch, bytes, user, id)
-            });
-        let last = notice.expires_s.is_none();
+        let fragment = sipfrag::emit(notice.code, "");
+        let (purpose, method) = (ClientPurpose::Notify, Method::Notify);
+        let sent = self.send_in_dialog(cx, leg, purpose, method, |request| {
+            request
+                .header(HeaderName::Event, &notice.event)
+                .header(HeaderName::SubscriptionState, &state)
+                .maybe(HeaderName::Reason, notice.reason.as_deref())
+                .body(sipfrag::CONTENT_TYPE, &fragment)
+        });
         let detail = format!("{} {} ({state})", notice.code, reason_phrase(notice.code));
-        let Some(client) = sent else {
-            l.notifier.dead.push(notice.event);
-            let why = "the transferor cannot be reached".to_owned();
-            self.note(cx, leg, "notify", detail, Some(why));
+        let why = match sent {
+            Some(_) => notice.reason.clone(),
+            None => Some("the transferor cannot be reached".to_owned()),
+        };
+        self.note(cx, leg, "notify", detail, why);
+        let Some(l) = self.legs.get_mut(&leg) else {
             return false;
         };
-        l.notifier.in_flight = Some(InFlight {
-            client,
-            event: notice.event,
-            last,
-        });
-        if last {
+        let Some(client) = sent else {
+            l.notifier.dead.push(notice.event);
+            return false;
+        };
+        if notice.is_final() {
             // It has its time from when it leaves, not from when it began to wait for an earlier one's answer.
             let at = cx.now + cx.config.sip.t1 * FINAL_WAIT_T1;
-            cx.set_timer(key, leg, TimerKind::FinalNotify, at);
+            cx.set_timer(self.key, leg, TimerKind::FinalNotify, at);
         }
-        self.note(cx, leg, "notify", detail, notice.reason);
+        l.notifier.in_flight = Some(InFlight {
+            client,
+            notice,
+            again,
+        });
         true
     }
 
-    /// A NOTIFY was answered; `code` 408 also stands for no answer.
+    /// A NOTIFY was answered.
     pub fn on_notify_response(
         &mut self,
         cx: &mut Context,
@@ -170,28 +183,56 @@ impl Call {
         key: ClientKey,
         code: u16,
     ) {
-        if code < 200 {
-            return;
-        }
-        let Some(l) = self.legs.get_mut(&leg) else {
+        let Some(sent) = self.take_in_flight(leg, key) else {
             return;
         };
-        let Some(sent) = l.notifier.in_flight.take_if(|sent| sent.client == key) else {
+        if ends_subscription(code) {
+            let what = format!("the transferor answered {code}; it is told nothing more");
+            self.stop_notifying(cx, leg, &sent.notice, what);
+        }
+        self.on_told(cx, leg, &sent.notice);
+    }
+
+    /// A NOTIFY had no answer. If its connection was lost it is sent once more, over another.
+    pub fn on_notify_failure(
+        &mut self,
+        cx: &mut Context,
+        leg: LegNumber,
+        key: ClientKey,
+        transport: bool,
+    ) {
+        let Some(sent) = self.take_in_flight(leg, key) else {
             return;
         };
-        if code >= 300 {
-            // RFC 6665 §4.2.2: the subscription is gone; the transfer goes on without it.
-            l.notifier.dead.push(sent.event);
-            self.note(
-                cx,
-                leg,
-                "notify",
-                format!("the transferor answered {code}; it is told nothing more"),
-                None,
-            );
+        let speaks = self
+            .legs
+            .get(&leg)
+            .is_some_and(|l| l.state == LegState::Confirmed);
+        let notice = sent.notice.clone();
+        if transport && speaks && !sent.again && self.send_notice(cx, leg, sent.notice, true) {
+            return;
         }
+        let what = "the transferor does not answer; it is told nothing more".to_owned();
+        self.stop_notifying(cx, leg, &notice, what);
+        self.on_told(cx, leg, &notice);
+    }
+
+    fn take_in_flight(&mut self, leg: LegNumber, key: ClientKey) -> Option<InFlight> {
+        let notifier = &mut self.legs.get_mut(&leg)?.notifier;
+        notifier.in_flight.take_if(|sent| sent.client == key)
+    }
+
+    /// A subscription is gone; the transfer goes on without it.
+    fn stop_notifying(&mut self, cx: &mut Context, leg: LegNumber, told: &Notice, what: String) {
+        if let Some(l) = self.legs.get_mut(&leg) {
+            l.notifier.dead.push(told.event.clone());
+        }
+        self.note(cx, leg, "notify", what, None);
+    }
+
+    fn on_told(&mut self, cx: &mut Context, leg: LegNumber, notice: &Notice) {
         self.pump_notifier(cx, leg);
-        if sent.last {
+        if notice.is_final() {
             self.outcome_settled(cx, leg);
         }
     }

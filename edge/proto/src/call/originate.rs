@@ -26,6 +26,8 @@ pub(crate) struct Origination {
     /// Addresses that resolved but cannot be used for their family.
     wrong_family: bool,
     pub client: Option<ClientKey>,
+    /// The INVITE went over a connection that was open before, and nothing came back yet: the peer may be about to close it.
+    pub reused: bool,
     pub cseq: u32,
     pub authorization: Option<(HeaderName, String)>,
     pub challenges: u8,
@@ -37,7 +39,7 @@ pub(crate) struct Origination {
 impl Origination {
     /// Another server is tried: it has asked for no credentials yet, and its name goes into To. The number counts up, lest two
     /// servers that share their state take the INVITE for a merged one (RFC 3261 §8.2.2.2).
-    fn start_over(&mut self) {
+    pub fn start_over(&mut self) {
         self.authorization = None;
         self.challenges = 0;
         self.cseq += 1;
@@ -84,6 +86,7 @@ impl Call {
                     candidates: VecDeque::new(),
                     wrong_family: false,
                     client: None,
+                    reused: false,
                     cseq: 1 + cx.random_below(1 << 16),
                     authorization: None,
                     challenges: 0,
@@ -266,7 +269,7 @@ impl Call {
         let advertised = cx
             .sent_by(&l.trunk, transport, located.address)
             .ok_or_else(|| Outcome::unreachable("no listener speaks its transport and family"))?;
-        let hop = cx
+        let (hop, reused) = cx
             .hop_to(&l.trunk, transport, located.address, &located.uri.host)
             .ok_or_else(|| Outcome::overload("the limit on connections is reached"))?;
         let local = l.first_offer(cx).ok_or_else(gone)?;
@@ -286,12 +289,14 @@ impl Call {
             method: Method::Invite,
             trunk: l.label.clone(),
             sent_at: cx.now,
+            hop,
         };
         let client = cx
-            .send_request(hop, &branch, bytes, user, id)
+            .send_request(&branch, bytes, user, id)
             .ok_or_else(|| Outcome::overload("the limit on transactions is reached"))?;
         let origination = self.origination(leg).ok_or_else(gone)?;
         origination.client = Some(client);
+        origination.reused = reused;
         if origination.authorization.is_some()
             && let Some(timeout) = origination.template.auth_timeout
         {

@@ -13,7 +13,8 @@ use super::notify::Notice;
 use super::outcome::Outcome;
 use super::policy::{self, AuthOutcome, Families, HeaderSources, ReferFacts, ReferRefusal, Target};
 use super::release::reason;
-use super::target::{offer_for, result_of};
+use super::reoffer::offer_for;
+use super::target::result_of;
 use crate::b2bua::{Context, TimerKind};
 use crate::config::{Config, PresentedCredentials, TransferPolicy, Trunk};
 use crate::event::{Cause, Direction, EventKind, HangupBy, LegNumber, ReferRecord, TransferRecord};
@@ -231,16 +232,13 @@ impl Call {
         let quiet = request
             .header(HeaderName::ReferSub)
             .is_some_and(|value| value.trim().eq_ignore_ascii_case("false"));
-        let event = (!quiet).then(|| match self.transfers_started {
-            1 => "refer".to_owned(),
-            _ => format!("refer;id={}", request.cseq().number),
-        });
         let attempts = 1 + policy.fallback.len() as u64;
         let expires_s = SUBSCRIPTION_SLACK_S
             + attempts * (policy.ring_timeout.as_secs() + policy.auth_timeout.as_secs() + 5);
         let Some(l) = self.legs.get_mut(&transferor) else {
             return;
         };
+        let event = (!quiet).then(|| l.notifier.subscribe(request.cseq().number));
         let mut response = cx
             .response(request, 202, None)
             .header(HeaderName::Contact, &l.contact);

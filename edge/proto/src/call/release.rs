@@ -3,9 +3,8 @@
 use super::Call;
 use super::leg::{Leg, LegState};
 use super::outcome::{Outcome, Refusal, status_of};
-use crate::b2bua::{ClientPurpose, ClientUse, Context, Hop, PRODUCT, TimerKind, still_listed};
+use crate::b2bua::{ClientPurpose, Context, TimerKind, still_listed};
 use crate::event::{Cause, Direction, HangupBy, LegNumber};
-use crate::sip::dialog::ViaLine;
 use crate::sip::status::reason_phrase;
 use crate::sip::transaction::{ClientKey, ServerKey};
 use crate::sip::{HeaderName, Message, Method};
@@ -87,26 +86,15 @@ impl Call {
     }
 
     fn send_bye(&mut self, cx: &mut Context, leg: LegNumber, cause: Cause) {
-        let key = self.key;
-        let id = self.id.clone();
+        let why = reason(status_of(cause), cause);
+        let sent = self.send_in_dialog(cx, leg, ClientPurpose::Bye, Method::Bye, |request| {
+            request.header(HeaderName::Reason, &why)
+        });
         let Some(l) = self.legs.get_mut(&leg) else {
             return;
         };
-        let sent = l.send_in_dialog(cx, &Method::Bye, |request| {
-            request.header(HeaderName::Reason, reason(status_of(cause), cause))
-        });
-        l.bye = sent.and_then(|(hop, branch, bytes)| {
-            let user = ClientUse {
-                call: key,
-                leg,
-                purpose: ClientPurpose::Bye,
-                method: Method::Bye,
-                trunk: l.label.clone(),
-                sent_at: cx.now,
-            };
-            cx.send_request(hop, &branch, bytes, user, id)
-        });
-        if l.bye.is_some() {
+        l.bye = sent;
+        if sent.is_some() {
             return self.await_bye(cx, leg);
         }
         l.state = LegState::Over;
@@ -133,6 +121,25 @@ impl Call {
         if self.legs.get(&leg).is_some_and(|l| l.bye == Some(key)) {
             self.leg_over(cx, leg);
         }
+    }
+
+    /// Our BYE had no answer. If its connection was lost it may not have arrived: it is sent once more, over another.
+    pub fn on_bye_failure(
+        &mut self,
+        cx: &mut Context,
+        leg: LegNumber,
+        key: ClientKey,
+        transport: bool,
+    ) {
+        let Some(l) = self.legs.get_mut(&leg).filter(|l| l.bye == Some(key)) else {
+            return;
+        };
+        let worth = transport && l.dialog.is_some() && l.is_listed(cx);
+        if worth && !std::mem::replace(&mut l.bye_again, true) {
+            let cause = l.cause.unwrap_or(Cause::Completed);
+            return self.send_bye(cx, leg, cause);
+        }
+        self.leg_over(cx, leg);
     }
 
     /// Nothing is owed to the leg's peer any more.
@@ -368,32 +375,5 @@ impl Leg {
         let called = self.direction == Direction::Outbound;
         self.peer
             .is_none_or(|peer| still_listed(&cx.config, &self.trunk, peer, called))
-    }
-
-    /// A request within the dialog, ready to send: where to, its branch and its bytes.
-    pub(super) fn send_in_dialog(
-        &mut self,
-        cx: &mut Context,
-        method: &Method,
-        fill: impl FnOnce(crate::sip::RequestBuilder) -> crate::sip::RequestBuilder,
-    ) -> Option<(Hop, String, bytes::Bytes)> {
-        let next_hop = self.dialog.as_ref()?.next_hop().to_owned();
-        let hop = cx.dialog_hop(&next_hop, self.reach())?;
-        self.hop = Some(hop);
-        let branch = cx.branch();
-        let (transport, sent_by) = self.via(cx)?;
-        let via = ViaLine {
-            transport,
-            sent_by: &sent_by,
-            branch: &branch,
-        };
-        let contact = self.contact.clone();
-        let needs_contact = matches!(method, Method::Invite | Method::Update | Method::Notify);
-        let request = self
-            .dialog
-            .as_mut()?
-            .request(method, &via, needs_contact.then_some(contact.as_str()))
-            .header(HeaderName::UserAgent, PRODUCT);
-        Some((hop, branch, fill(request).build()))
     }
 }

@@ -1,14 +1,12 @@
 //! The transfer target's leg: progress, answer, bridging, failure and fallback.
 
 use super::Call;
-use super::leg::{Leg, LegState};
-use super::modify::Reoffer;
+use super::leg::LegState;
 use super::outcome::Outcome;
 use super::policy;
 use crate::b2bua::{Context, TimerKind};
 use crate::config::{OnFailure, Trunk};
 use crate::event::{Cause, EventKind, HangupBy, LegNumber};
-use crate::sdp::{self, Codec};
 use std::sync::Arc;
 
 impl Call {
@@ -24,56 +22,18 @@ impl Call {
         if !self.is_target(leg) {
             return self.end_leg(cx, leg, Cause::Cancelled, HangupBy::Edge);
         }
-        let Some(transfer) = self.transfer.as_ref() else {
+        let Some(transferee) = self.transfer.as_ref().map(|t| t.transferee) else {
             return;
         };
-        let transferee = transfer.transferee;
-        let (Some(caller), Some(target)) = (self.legs.get(&transferee), self.legs.get(&leg)) else {
-            return;
-        };
-        if understand_each_other(caller, target) {
-            return self.bridge_target(cx);
-        }
-        let codecs = reoffer_for(caller, target);
-        if let Some(transfer) = self.transfer.as_mut() {
-            transfer.reoffering = true;
-        }
-        self.note(
-            cx,
-            transferee,
-            "reoffer",
-            "the target chose a codec that the caller does not use; the caller is asked to change"
-                .to_owned(),
-            None,
-        );
-        if !sdp::has_speech(&codecs) || !self.reoffer(cx, transferee, codecs) {
-            self.on_reoffer_done(cx, transferee, Reoffer::Refused(None));
-        }
-    }
-
-    /// The caller took, or refused, the codecs of the target.
-    pub(super) fn on_reoffer_done(&mut self, cx: &mut Context, leg: LegNumber, result: Reoffer) {
-        let Some(transfer) = self
-            .transfer
-            .as_ref()
-            .filter(|t| t.reoffering && t.transferee == leg)
-        else {
-            return;
-        };
-        let target = transfer.target;
-        let understood = match (self.legs.get(&leg), target.and_then(|n| self.legs.get(&n))) {
-            (Some(caller), Some(target)) => understand_each_other(caller, target),
-            _ => false,
-        };
-        match result {
-            Reoffer::Accepted if understood => self.bridge_target(cx),
-            Reoffer::Accepted => self.drop_answered_target(cx, None),
-            Reoffer::Refused(code) => self.drop_answered_target(cx, code),
+        if self.understand_each_other(transferee, leg) {
+            self.bridge_target(cx);
+        } else {
+            self.reoffer_for_target(cx, transferee, leg);
         }
     }
 
     /// The target answered but cannot be connected: it is released, and the caller stays where it was.
-    fn drop_answered_target(&mut self, cx: &mut Context, code: Option<u16>) {
+    pub(super) fn drop_answered_target(&mut self, cx: &mut Context, code: Option<u16>) {
         let Some(transfer) = self.transfer.as_mut() else {
             return;
         };
@@ -95,7 +55,7 @@ impl Call {
     }
 
     /// Success: caller and target hear each other, the transferor hears nothing and is released once it knows.
-    fn bridge_target(&mut self, cx: &mut Context) {
+    pub(super) fn bridge_target(&mut self, cx: &mut Context) {
         let Some(transfer) = self.transfer.as_ref() else {
             return;
         };
@@ -136,6 +96,8 @@ impl Call {
         if let Some(transfer) = self.transfer.as_mut() {
             transfer.target = None;
             transfer.reoffering = false;
+            let transferee = transfer.transferee;
+            self.withdraw_reoffer(cx, transferee);
         }
         self.attempt_failed(cx, outcome);
     }
@@ -286,6 +248,7 @@ impl Call {
         let Some(transfer) = self.transfer.take() else {
             return;
         };
+        self.withdraw_reoffer(cx, transfer.transferee);
         if let Some(record) = transfer
             .target
             .and_then(|n| self.legs.get_mut(&n))
@@ -302,51 +265,6 @@ impl Call {
             cause,
         );
     }
-}
-
-/// What the target is offered: what the caller uses first, so that no re-INVITE is needed, then whatever else it can do.
-pub(super) fn offer_for(transferee: &Leg, trunk: &Trunk) -> Vec<Codec> {
-    let in_use = transferee.media.local.iter().flat_map(|l| &l.codecs);
-    let mut codecs: Vec<Codec> = Vec::new();
-    for codec in in_use.chain(&transferee.media.capabilities) {
-        let known = codecs
-            .iter()
-            .any(|c| sdp::same_codec(c, codec) || c.payload_type == codec.payload_type);
-        if !known {
-            codecs.push(codec.clone());
-        }
-    }
-    let ours = sdp::offer_codecs(&codecs, &transferee.trunk.codecs);
-    sdp::offer_codecs(&ours, &trunk.codecs)
-}
-
-/// Whether speech passes both ways between two legs as they are described now.
-fn understand_each_other(a: &Leg, b: &Leg) -> bool {
-    let speech = |from: &Leg, to: &Leg| {
-        let (Some(local), Some(remote)) = (&from.media.local, &to.media.remote) else {
-            return false;
-        };
-        local
-            .codecs
-            .iter()
-            .any(|c| c.is_speech() && remote.codecs.iter().any(|r| sdp::same_codec(c, r)))
-    };
-    speech(a, b) && speech(b, a)
-}
-
-/// What the caller is re-offered: the target's codecs under the caller's own numbers.
-fn reoffer_for(caller: &Leg, target: &Leg) -> Vec<Codec> {
-    let chosen = target.media.remote.iter().flat_map(|r| &r.codecs);
-    chosen
-        .filter_map(|codec| {
-            caller
-                .media
-                .capabilities
-                .iter()
-                .find(|known| sdp::same_codec(known, codec))
-                .cloned()
-        })
-        .collect()
 }
 
 /// `result` of a CDR line and of the transfer counter.

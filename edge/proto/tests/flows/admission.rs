@@ -212,7 +212,7 @@ fn the_host_that_was_called_selects_the_trunk() {
             agent.gets(w, "ACK");
             let busy = caller.gets(w, "486 INVITE");
             caller.acks(w, &busy);
-            let inbound = w.records().into_iter().filter(|r| r.leg == 1).last();
+            let inbound = w.records().into_iter().rfind(|r| r.leg == 1);
             assert_eq!(inbound.map(|r| r.trunk.to_string()).as_deref(), Some(trunk));
         }
         // Neither: nothing tells them apart.

@@ -17,4 +17,6 @@ mod refer_checks;
 mod refer_target;
 mod transfer;
 mod transfer_fails;
+mod transfer_leaving;
+mod transfer_media;
 mod unreached;

@@ -46,11 +46,16 @@ fn a_source_that_no_trunk_lists_gets_no_byte_and_a_closed_connection() {
     let mut listed = Wire::connect(scene.net.carrier, scene.edge.sip);
     options(&mut listed, scene.edge.sip);
     assert!(listed.next().is_some_and(|m| m.starts_with("SIP/2.0 200 ")));
-    let requests = scene.edge.metrics();
-    let asked: Vec<&str> = requests
-        .lines()
-        .filter(|l| l.starts_with("sip_edge_sip_requests_total{"))
-        .collect();
+    let asked = || -> Vec<String> {
+        let metrics = scene.edge.metrics();
+        let lines = metrics.lines().map(str::to_owned);
+        lines
+            .filter(|l| l.starts_with("sip_edge_sip_requests_total{"))
+            .collect()
+    };
+    let asked = wait::until("the request is counted", || {
+        Some(asked()).filter(|lines| !lines.is_empty())
+    });
     assert_eq!(
         asked.len(),
         1,

@@ -61,8 +61,6 @@ impl Call {
         let first = uris.pop_front().ok_or((404, Cause::Unreachable))?;
         let tag = cx.tag();
         let sip_call_id = cx.random_hex(16);
-        let from = template.caller.user.clone().unwrap_or_default();
-        let to = template.number.clone();
         let number = self
             .add_leg(|n| {
                 let mut leg = Leg::new(
@@ -72,10 +70,10 @@ impl Call {
                     LegState::Preparing,
                     now,
                 );
-                leg.sip_call_id = sip_call_id.clone();
+                leg.sip_call_id = sip_call_id;
                 leg.local_tag = tag;
-                leg.from = from.clone();
-                leg.to = to.clone();
+                leg.from = template.caller.user.clone().unwrap_or_default();
+                leg.to = template.number.clone();
                 leg.identity = CallerIdentity {
                     display: None,
                     user: Some(template.number.clone()),
@@ -103,9 +101,6 @@ impl Call {
             EventKind::LegStarted {
                 trunk: Arc::from(trunk.name.as_str()),
                 direction: Direction::Outbound,
-                sip_call_id,
-                from,
-                to,
             },
         );
         let Some(leg) = self.legs.get_mut(&number) else {

@@ -23,6 +23,8 @@ pub struct EdgeConfig {
     pub edge: String,
     /// Keys of `[sip]`.
     pub sip: String,
+    /// A media address besides the edge's own, of the other family.
+    pub other_media: Option<IpAddr>,
     /// `uri` of the AI trunk, in TOML; `None`: SIPp's place, in TCP. So for the next two.
     pub ai_uri: Option<String>,
     pub agents_uri: Option<String>,
@@ -39,6 +41,7 @@ impl Default for EdgeConfig {
             tail: String::new(),
             edge: "cores = [0]\ndomains = [\"edge.example.net\"]".into(),
             sip: String::new(),
+            other_media: None,
             ai_uri: None,
             agents_uri: None,
             carrier_uri: None,
@@ -59,6 +62,12 @@ impl EdgeConfig {
             let usual = || format!("\"sip:{}:{port};transport=tcp\"", host(peer));
             own.clone().unwrap_or_else(usual)
         };
+        let media = [Some(net.edge), self.other_media];
+        let media: Vec<String> = media
+            .iter()
+            .flatten()
+            .map(|ip| format!("\"{ip}\""))
+            .collect();
         format!(
             r#"[edge]
 {edge_keys}
@@ -72,7 +81,7 @@ transport = "tcp"
 address = "{edge}:5060"
 
 [media]
-addresses = ["{edge_ip}"]
+addresses = [{media}]
 ports = "20000-29999"
 
 [admin]
@@ -114,7 +123,7 @@ to = "carrier"
             edge_keys = self.edge,
             sip = self.sip,
             edge = host(net.edge),
-            edge_ip = net.edge,
+            media = media.join(", "),
             carrier_ip = net.carrier,
             ai_ip = net.ai,
             human_ip = net.human,

@@ -3,6 +3,7 @@
 // The tests and the demo each need another part of it.
 #![allow(dead_code, unused_imports)]
 
+pub mod client;
 pub mod digest;
 pub mod edge;
 pub mod main_job;
@@ -15,6 +16,7 @@ pub mod sipp;
 pub mod wait;
 pub mod wire;
 
+pub use client::Client;
 pub use edge::{Edge, EdgeConfig};
 pub use net::Net;
 pub use rtp::RtpParty;

@@ -4,7 +4,7 @@ use socket2::{Domain, Socket, Type};
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 
-use super::wait::PATIENCE;
+use super::wait::{self, PATIENCE};
 
 /// One TCP connection, read message by message.
 pub struct Wire {
@@ -25,7 +25,10 @@ impl Wire {
 
     /// The next connection that somebody opens.
     pub fn accept(listener: &TcpListener) -> Wire {
-        Wire::over(listener.accept().expect("a connection").0)
+        listener.set_nonblocking(true).expect("a socket's mode");
+        let stream = wait::until("somebody connects", || listener.accept().ok()).0;
+        stream.set_nonblocking(false).expect("a socket's mode");
+        Wire::over(stream)
     }
 
     fn over(stream: TcpStream) -> Wire {

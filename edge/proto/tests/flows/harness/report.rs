@@ -67,11 +67,6 @@ impl World {
         }
     }
 
-    pub fn assert_not_told(&self, part: &str) {
-        let line = self.timeline().into_iter().find(|line| line.contains(part));
-        assert_eq!(line, None);
-    }
-
     /// Outcomes of digest on both sides, in order.
     pub fn digests(&self) -> Vec<&'static str> {
         let outcome = |kind: &EventKind| match kind {

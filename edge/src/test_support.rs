@@ -196,6 +196,9 @@ pub fn call_with_transfer() -> Vec<Event> {
             EventKind::LegStarted {
                 trunk: ai.clone(),
                 direction: Direction::Outbound,
+                sip_call_id: String::new(),
+                from: String::new(),
+                to: String::new(),
             },
         ),
         event(1_200, Some(2), response("ai", 180, Direction::Inbound)),
@@ -243,20 +246,23 @@ pub fn call_with_transfer() -> Vec<Event> {
         ),
         event(
             4_010,
-            Some(3),
-            EventKind::LegStarted {
-                trunk: agents.clone(),
-                direction: Direction::Outbound,
+            Some(2),
+            EventKind::TransferAttempt {
+                id: 1,
+                attempt: 1,
+                target: uri(),
+                via: agents.clone(),
             },
         ),
         event(
             4_010,
             Some(3),
-            EventKind::TransferAttempt {
-                id: 1,
-                attempt: 1,
-                target: uri(),
-                via: agents,
+            EventKind::LegStarted {
+                trunk: agents,
+                direction: Direction::Outbound,
+                sip_call_id: "leg-3@192.0.2.1".to_owned(),
+                from: uri(),
+                to: format!("tel:{NUMBER}"),
             },
         ),
         event(4_510, Some(3), response("agents", 200, Direction::Inbound)),

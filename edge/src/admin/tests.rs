@@ -4,7 +4,7 @@ mod api;
 mod ctl;
 
 use super::*;
-use crate::cdr::CdrWriter;
+use crate::cdr::Records;
 use crate::clock::Clock;
 use crate::config::AdminSettings;
 use crate::handoff::bounded;
@@ -100,7 +100,7 @@ impl Scene {
         let reporter = Reporter::new(ReporterOptions {
             events,
             metrics: metrics.clone(),
-            cdr: CdrWriter::open(&dir.path().join("cdr.jsonl"), metrics.cdr()).expect("opens"),
+            cdr: Records::open(&dir.path().join("cdr.jsonl"), metrics.cdr()).expect("opens"),
             limits: BookLimits::default(),
             clock,
         });

@@ -1,9 +1,11 @@
 //! One call detail record as JSON.
 
+use super::leg::{OpenLeg, told};
 use crate::reporter::{WallClock, rfc3339};
-use edge_proto::event::{LegRecord, MediaRecord, ReferRecord};
+use edge_proto::event::{Cause, Direction, HangupBy, LegRecord, MediaRecord, ReferRecord};
 use edge_proto::relay::DirectionStats;
 use edge_proto::time::Instant;
+use jiff::Timestamp;
 use serde::Serialize;
 use std::net::SocketAddr;
 
@@ -49,7 +51,7 @@ struct Refer<'a> {
     target: &'a str,
     status: u16,
     /// Null when accepted.
-    cause: Option<&'static str>,
+    cause: Option<&'a str>,
 }
 
 #[derive(Serialize, Debug)]
@@ -116,6 +118,58 @@ impl<'a> CdrLine<'a> {
                 result: t.result,
             }),
             media: record.media.as_ref().map(|m| media(m, record.start)),
+        }
+    }
+
+    /// The line of a leg that was open when the edge ended unexpectedly, at about `end`. What nobody knows any more is null.
+    pub(super) fn of_restart(leg: &'a OpenLeg, end: Timestamp) -> Self {
+        // The clock may have been set back in between.
+        let end = end.max(leg.latest());
+        let lasted = end
+            .as_microsecond()
+            .saturating_sub(leg.start.as_microsecond());
+        let direction = if leg.inbound {
+            Direction::Inbound
+        } else {
+            Direction::Outbound
+        };
+        let cause = Cause::EdgeRestart;
+        CdrLine {
+            call: &leg.id.call,
+            leg: leg.id.leg,
+            direction: direction.as_str(),
+            trunk: &leg.trunk,
+            sip_call_id: &leg.sip_call_id,
+            from: &leg.from,
+            to: &leg.to,
+            source: leg.source,
+            start: told(leg.start),
+            ring: leg.ring.map(told),
+            answer: leg.answer.map(told),
+            end: told(end),
+            duration_ms: u64::try_from(lasted / 1_000).unwrap_or(0),
+            sip_status: leg.answer.map(|_| 200),
+            cause: cause.as_str(),
+            cause_code: cause.code(),
+            hangup_by: HangupBy::Edge.as_str(),
+            refers: leg
+                .refers
+                .iter()
+                .map(|refer| Refer {
+                    at: told(refer.at),
+                    target: &refer.target,
+                    status: refer.status,
+                    cause: refer.cause.as_deref(),
+                })
+                .collect(),
+            transfer: leg.transfer.as_ref().map(|t| Transfer {
+                id: t.id,
+                attempt: t.attempt,
+                target: &t.target,
+                via: &t.via,
+                result: if t.completed { "completed" } else { "failed" },
+            }),
+            media: None,
         }
     }
 

@@ -1,5 +1,6 @@
 //! Appends records to the file, and holds them back while it cannot be written.
 
+use super::leg::LegId;
 use super::repair::{self, Repair};
 use prometheus::{IntCounter, IntGauge};
 use std::collections::VecDeque;
@@ -35,7 +36,9 @@ pub struct CdrWriter {
     path: PathBuf,
     /// `None` while the file cannot even be opened.
     file: Option<File>,
-    backlog: VecDeque<Vec<u8>>,
+    backlog: VecDeque<(LegId, Vec<u8>)>,
+    /// Legs that nothing more will be done about, since the last [`CdrWriter::settled`].
+    settled: Vec<LegId>,
     backlog_bytes: usize,
     backlog_limit: usize,
     /// Bytes of the first record of the backlog that are in the file already: the disk filled up within it.
@@ -62,6 +65,7 @@ impl CdrWriter {
             path: path.to_owned(),
             file: None,
             backlog: VecDeque::new(),
+            settled: Vec::new(),
             backlog_bytes: 0,
             backlog_limit: BACKLOG_BYTES,
             first_written: 0,
@@ -88,12 +92,13 @@ impl CdrWriter {
         self
     }
 
-    /// Takes one line, newline included. It is in the file, in memory for a retry, or counted as lost.
-    pub fn append(&mut self, line: Vec<u8>) {
+    /// Takes the line of `leg`, newline included. It is in the file, in memory for a retry, or counted as lost.
+    pub fn append(&mut self, leg: LegId, line: Vec<u8>) {
         if self.backlog.is_empty() {
             match self.write_from(&line, 0) {
                 Ok(()) => {
                     self.counters.written.inc();
+                    self.settled.push(leg);
                     return;
                 }
                 Err(Stopped { written, error }) => {
@@ -102,7 +107,7 @@ impl CdrWriter {
                 }
             }
         }
-        self.hold_back(line);
+        self.hold_back(leg, line);
     }
 
     /// Call every second or so: retries the backlog, follows a rotation of the file, and makes what was written durable.
@@ -110,6 +115,21 @@ impl CdrWriter {
         self.follow_rotation();
         self.retry();
         self.sync();
+    }
+
+    /// Legs whose line came to be in the file, or was lost, since the last call.
+    pub fn settled(&mut self) -> Vec<LegId> {
+        std::mem::take(&mut self.settled)
+    }
+
+    /// Which file is open, and how long it is. `None`: none, or not a regular file.
+    pub(super) fn position(&self) -> Option<Position> {
+        let there = self.file.as_ref()?.metadata().ok()?;
+        there.is_file().then(|| Position {
+            device: there.dev(),
+            inode: there.ino(),
+            length: there.len(),
+        })
     }
 
     /// Records in memory that wait for the file.
@@ -185,12 +205,13 @@ impl CdrWriter {
         Ok(())
     }
 
-    fn hold_back(&mut self, line: Vec<u8>) {
+    fn hold_back(&mut self, leg: LegId, line: Vec<u8>) {
         let outage = self.outage.get_or_insert_default();
         // The first of the backlog may be half written: it stays, so that the file never shows half a record for good.
         if self.backlog_bytes + line.len() > self.backlog_limit && !self.backlog.is_empty() {
             outage.lost += 1;
             self.counters.lost.inc();
+            self.settled.push(leg);
             if outage.lost == 1 {
                 tracing::error!(
                     path = %self.path.display(), held_back = self.backlog.len(),
@@ -201,7 +222,7 @@ impl CdrWriter {
         }
         outage.held_back += 1;
         self.backlog_bytes += line.len();
-        self.backlog.push_back(line);
+        self.backlog.push_back((leg, line));
         self.counters.backlog.set(gauge(self.backlog.len()));
     }
 
@@ -212,16 +233,17 @@ impl CdrWriter {
             self.note_failure(&error);
             return;
         }
-        while let Some(line) = self.backlog.pop_front() {
+        while let Some((leg, line)) = self.backlog.pop_front() {
             match self.write_from(&line, self.first_written) {
                 Ok(()) => {
                     self.first_written = 0;
                     self.backlog_bytes -= line.len();
                     self.counters.written.inc();
+                    self.settled.push(leg);
                 }
                 Err(Stopped { written, error }) => {
                     self.first_written = written;
-                    self.backlog.push_front(line);
+                    self.backlog.push_front((leg, line));
                     self.note_failure(&error);
                     break;
                 }
@@ -294,6 +316,20 @@ impl Drop for CdrWriter {
                 "the CDR file cannot be written to the end: records are lost"
             );
         }
+    }
+}
+
+/// A place in a file, whatever name it has by now.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
+pub(super) struct Position {
+    pub device: u64,
+    pub inode: u64,
+    pub length: u64,
+}
+
+impl Position {
+    pub fn is_in(&self, file: &std::fs::Metadata) -> bool {
+        (self.device, self.inode) == (file.dev(), file.ino())
     }
 }
 

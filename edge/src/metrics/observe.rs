@@ -2,7 +2,7 @@
 
 use super::labels::OTHER;
 use super::{Metrics, fold_code, fold_method};
-use edge_proto::event::{Event, EventKind};
+use edge_proto::event::{Cause, Direction, Event, EventKind};
 use edge_proto::id::CoreId;
 
 impl Metrics {
@@ -66,14 +66,9 @@ impl Metrics {
                 .transfers
                 .with_label_values(&[trunk(name), *result, cause.as_str()])
                 .inc(),
-            EventKind::LegEnded(record) => self
-                .calls
-                .with_label_values(&[
-                    trunk(&record.trunk),
-                    record.direction.as_str(),
-                    record.cause.as_str(),
-                ])
-                .inc(),
+            EventKind::LegEnded(record) => {
+                self.leg_closed(&record.trunk, record.direction, record.cause);
+            }
             EventKind::AccessDropped {
                 listener, reason, ..
             } => self
@@ -97,6 +92,14 @@ impl Metrics {
             | EventKind::CallEnded { .. }
             | EventKind::Connection { .. } => {}
         }
+    }
+
+    /// Counts a leg that has ended.
+    pub fn leg_closed(&self, trunk: &str, direction: Direction, cause: Cause) {
+        let trunk = self.labels.trunk(trunk);
+        self.calls
+            .with_label_values(&[trunk, direction.as_str(), cause.as_str()])
+            .inc();
     }
 
     /// A leg of `trunk` came to life (`true`) or ended.

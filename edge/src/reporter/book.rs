@@ -371,10 +371,18 @@ fn note_leg(call: &mut Call, event: &Arc<Event>, noted: &mut Noted) {
                 noted.opened = new.then(|| trunk.clone());
             }
         }
-        EventKind::LegStarted { trunk, direction } => {
+        EventKind::LegStarted {
+            trunk,
+            direction,
+            from,
+            to,
+            ..
+        } => {
             let make = || new_leg(trunk, *direction, event.at);
-            if let Some((_, true)) = call.leg_mut(make, number) {
-                noted.opened = Some(trunk.clone());
+            if let Some((leg, new)) = call.leg_mut(make, number) {
+                leg.from.get_or_insert_with(|| from.clone());
+                leg.to.get_or_insert_with(|| to.clone());
+                noted.opened = new.then(|| trunk.clone());
             }
         }
         EventKind::LegEnded(record) => {
@@ -406,7 +414,6 @@ fn note_progress(leg: &mut Leg, kind: &EventKind, at: Instant) {
             direction,
             ..
         } if &**method == "INVITE" && *direction != leg.direction => leg.responded(*code, at),
-        EventKind::TransferAttempt { target, .. } => leg.to = Some(target.clone()),
         EventKind::Routed { number, .. } if leg.direction == Direction::Outbound => {
             leg.to = Some(number.clone());
         }

@@ -11,11 +11,11 @@ mod log;
 pub use book::{Book, BookLimits, Call, Leg, LegState, Lookup, TimelineItem};
 pub use clock::{WallClock, rfc3339};
 
-use crate::cdr::{CdrLine, CdrWriter};
+use crate::cdr::Records;
 use crate::clock::Clock;
 use crate::handoff::{Receiver, Waker};
 use crate::metrics::Metrics;
-use edge_proto::event::{Event, EventKind};
+use edge_proto::event::Event;
 use edge_proto::id::CoreId;
 use jiff::Timestamp;
 use std::io;
@@ -84,7 +84,7 @@ pub struct ReporterOptions {
     /// From the control threads. The reporter sleeps on its waker and on nothing else.
     pub events: Receiver<(CoreId, Event)>,
     pub metrics: Arc<Metrics>,
-    pub cdr: CdrWriter,
+    pub cdr: Records,
     pub limits: BookLimits,
     /// The one that stamps events.
     pub clock: Clock,
@@ -95,7 +95,7 @@ pub struct Reporter {
     events: Receiver<(CoreId, Event)>,
     shared: Arc<Shared>,
     metrics: Arc<Metrics>,
-    cdr: CdrWriter,
+    cdr: Records,
     clock: WallClock,
     process_clock: Clock,
     log: log::EventLog,
@@ -119,6 +119,11 @@ impl ReporterStop {
 
 impl Reporter {
     pub fn new(options: ReporterOptions) -> Reporter {
+        for leg in options.cdr.closed() {
+            options
+                .metrics
+                .leg_closed(&leg.trunk, leg.direction, leg.cause);
+        }
         Reporter {
             events: options.events,
             shared: Arc::new(Shared::new(options.limits)),
@@ -153,7 +158,15 @@ impl Reporter {
             let stopping = self.stopping.load(Ordering::Acquire);
             let left = next_tick.saturating_duration_since(std::time::Instant::now());
             let patience = if stopping { Duration::ZERO } else { left };
-            match self.events.recv_timeout(Some(patience))? {
+            let waiting = match self.events.try_recv() {
+                Some(event) => Some(event),
+                None => {
+                    // While there is time.
+                    self.cdr.flush();
+                    self.events.recv_timeout(Some(patience))?
+                }
+            };
+            match waiting {
                 Some((core, event)) => self.report(core, event),
                 None if stopping => return Ok(()),
                 None => {}
@@ -191,10 +204,7 @@ impl Reporter {
             self.metrics.leg_alive(trunk, false);
         }
         self.metrics.observe(core, &event);
-        if let EventKind::LegEnded(record) = &event.kind {
-            self.cdr
-                .append(CdrLine::new(record, &noted.clock).to_bytes());
-        }
+        self.cdr.note(&event, &noted.clock);
         // An error means that nobody listens.
         let _ = self.shared.stream.send(Published {
             core,

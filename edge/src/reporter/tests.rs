@@ -1,7 +1,7 @@
 use super::*;
 use crate::handoff::{Sender, bounded};
 use crate::test_support::{CALL, call_with_transfer, config, event};
-use edge_proto::event::Direction;
+use edge_proto::event::{Direction, EventKind};
 use edge_proto::time::Instant;
 use serde_json::Value;
 use std::path::PathBuf;
@@ -28,7 +28,7 @@ impl Scene {
         let reporter = Reporter::new(ReporterOptions {
             events,
             metrics: self.metrics.clone(),
-            cdr: CdrWriter::open(&self.cdr(), self.metrics.cdr()).expect("opens"),
+            cdr: Records::open(&self.cdr(), self.metrics.cdr()).expect("opens"),
             limits: BookLimits::default(),
             clock: Clock::start(),
         });

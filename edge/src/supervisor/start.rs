@@ -8,7 +8,7 @@ use super::notify::ServiceManager;
 use super::threads::Threads;
 use crate::access::Access;
 use crate::admin::{AdminServer, AdminStop};
-use crate::cdr::CdrWriter;
+use crate::cdr::Records;
 use crate::clock::Clock;
 use crate::config::Settings;
 use crate::control::listener::{ListenerSetup, bind};
@@ -90,7 +90,7 @@ impl Running {
         let reporter = Reporter::new(ReporterOptions {
             events: event_queue,
             metrics: metrics.clone(),
-            cdr: CdrWriter::open(&settings.cdr_path, metrics.cdr())?,
+            cdr: Records::open(&settings.cdr_path, metrics.cdr())?,
             limits: BookLimits {
                 active: cpus.len() * settings.protocol.sip.limits.calls,
                 ..BookLimits::default()

@@ -61,6 +61,8 @@ impl Call {
         let first = uris.pop_front().ok_or((404, Cause::Unreachable))?;
         let tag = cx.tag();
         let sip_call_id = cx.random_hex(16);
+        let from = template.caller.user.clone().unwrap_or_default();
+        let to = template.number.clone();
         let number = self
             .add_leg(|n| {
                 let mut leg = Leg::new(
@@ -70,10 +72,10 @@ impl Call {
                     LegState::Preparing,
                     now,
                 );
-                leg.sip_call_id = sip_call_id;
+                leg.sip_call_id = sip_call_id.clone();
                 leg.local_tag = tag;
-                leg.from = template.caller.user.clone().unwrap_or_default();
-                leg.to = template.number.clone();
+                leg.from = from.clone();
+                leg.to = to.clone();
                 leg.identity = CallerIdentity {
                     display: None,
                     user: Some(template.number.clone()),
@@ -101,6 +103,9 @@ impl Call {
             EventKind::LegStarted {
                 trunk: Arc::from(trunk.name.as_str()),
                 direction: Direction::Outbound,
+                sip_call_id,
+                from,
+                to,
             },
         );
         let Some(leg) = self.legs.get_mut(&number) else {

@@ -372,7 +372,7 @@ impl Call {
         let leg = own.or_else(|| {
             let leg = self.add_leg(|n| {
                 let mut leg = Leg::new(n, Direction::Outbound, trunk.clone(), LegState::Over, now);
-                leg.to = number;
+                leg.to = number.clone();
                 leg.end = Some(now);
                 leg.cause = Some(cause);
                 leg
@@ -380,6 +380,9 @@ impl Call {
             let kind = EventKind::LegStarted {
                 trunk: record.via.clone(),
                 direction: Direction::Outbound,
+                sip_call_id: String::new(),
+                from: String::new(),
+                to: number,
             };
             self.event(cx, leg, kind);
             Some(leg)

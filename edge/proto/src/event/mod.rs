@@ -58,10 +58,13 @@ pub enum EventKind {
         sip_call_id: String,
         source: SocketAddr,
     },
-    /// A leg was created towards a trunk.
+    /// A leg was created towards a trunk. The last three as in its record.
     LegStarted {
         trunk: Arc<str>,
         direction: Direction,
+        sip_call_id: String,
+        from: String,
+        to: String,
     },
     /// A SIP request was received or sent (retransmissions that a transaction absorbed are not reported).
     Request {

@@ -91,7 +91,9 @@ impl EventKind {
                     number(to)
                 ),
             ),
-            EventKind::LegStarted { trunk, direction } => Description::new(
+            EventKind::LegStarted {
+                trunk, direction, ..
+            } => Description::new(
                 "leg_started",
                 match direction {
                     Direction::Inbound => format!("inbound leg from trunk {trunk}"),

@@ -12,6 +12,13 @@ fn counters() -> CdrCounters {
     }
 }
 
+fn leg() -> LegId {
+    LegId {
+        call: "00112233445566778899aabbccddeeff".into(),
+        leg: 1,
+    }
+}
+
 fn line(n: usize) -> Vec<u8> {
     format!("{{\"n\":{n}}}\n").into_bytes()
 }
@@ -51,10 +58,10 @@ fn records_are_appended_and_the_file_is_not_for_everyone() {
     use std::os::unix::fs::PermissionsExt;
     let scene = Scene::new();
     let mut writer = scene.open();
-    writer.append(line(0));
+    writer.append(leg(), line(0));
     drop(writer);
     let mut writer = scene.open();
-    writer.append(line(1));
+    writer.append(leg(), line(1));
     assert_eq!(scene.content(), lines(0..2));
     assert_eq!(scene.counters.written.get(), 2);
     let mode = fs::metadata(scene.path())
@@ -68,7 +75,7 @@ fn records_are_appended_and_the_file_is_not_for_everyone() {
 fn a_torn_line_is_repaired_before_the_first_record() {
     let scene = Scene::new();
     fs::write(scene.path(), b"{\"n\":0}\n{\"n\":").expect("writable");
-    scene.open().append(line(1));
+    scene.open().append(leg(), line(1));
     assert_eq!(scene.content(), lines(0..2));
     let aside = fs::read(scene.dir.path().join("cdr.jsonl.torn")).expect("kept");
     assert_eq!(aside, b"{\"n\":\n");
@@ -101,18 +108,20 @@ fn a_full_disk_holds_records_back_and_later_ones_keep_their_order() {
     std::os::unix::fs::symlink("/dev/full", scene.path()).expect("links");
     let mut writer = scene.open();
     for n in 0..5 {
-        writer.append(line(n));
+        writer.append(leg(), line(n));
     }
     writer.tick();
     assert_eq!(writer.backlog(), 5);
     assert_eq!(scene.counters.backlog.get(), 5);
     assert_eq!(scene.counters.written.get(), 0);
+    assert_eq!(writer.settled(), []);
     assert!(scene.counters.write_errors.get() >= 2);
     // Space again: the operator moves the file to another disk.
     fs::remove_file(scene.path()).expect("removes");
     writer.tick();
     assert_eq!(writer.backlog(), 0);
-    writer.append(line(5));
+    assert_eq!(writer.settled(), vec![leg(); 5]);
+    writer.append(leg(), line(5));
     assert_eq!(scene.content(), lines(0..6));
     assert_eq!(scene.counters.written.get(), 6);
     assert_eq!(
@@ -127,7 +136,7 @@ fn memory_for_held_back_records_is_bounded() {
     std::os::unix::fs::symlink("/dev/full", scene.path()).expect("links");
     let mut writer = scene.open().with_backlog_limit(line(0).len() * 3);
     for n in 0..10 {
-        writer.append(line(n));
+        writer.append(leg(), line(n));
     }
     assert_eq!(writer.backlog(), 3);
     assert_eq!(scene.counters.lost.get(), 7);
@@ -140,12 +149,12 @@ fn memory_for_held_back_records_is_bounded() {
 fn a_rotated_file_is_left_and_a_new_one_made() {
     let scene = Scene::new();
     let mut writer = scene.open();
-    writer.append(line(0));
+    writer.append(leg(), line(0));
     let rotated = scene.dir.path().join("cdr.jsonl.1");
     fs::rename(scene.path(), &rotated).expect("renames");
-    writer.append(line(1));
+    writer.append(leg(), line(1));
     writer.tick();
-    writer.append(line(2));
+    writer.append(leg(), line(2));
     assert_eq!(fs::read(&rotated).expect("readable"), lines(0..2));
     assert_eq!(scene.content(), line(2));
 }
@@ -169,7 +178,7 @@ fn a_record_that_the_full_disk_cut_is_completed_later() {
     let long = |n: usize| [vec![b'0' + n as u8; 30_000], b"\n".to_vec()].concat();
     let expected: Vec<u8> = (0..5).flat_map(long).collect();
     for n in 0..5 {
-        writer.append(long(n));
+        writer.append(leg(), long(n));
     }
     assert!(writer.backlog() > 0);
     let partial = fs::read(&path).expect("readable");

@@ -178,6 +178,9 @@ fn legs_are_bounded() {
         let kind = EventKind::LegStarted {
             trunk: Arc::from("ai"),
             direction: Direction::Outbound,
+            sip_call_id: String::new(),
+            from: String::new(),
+            to: String::new(),
         };
         apply(&mut book, event(1, Some(n), kind));
     }

@@ -63,6 +63,9 @@ fn every_kind() -> Vec<EventKind> {
         EventKind::LegStarted {
             trunk: trunk(),
             direction: Direction::Outbound,
+            sip_call_id: String::new(),
+            from: String::new(),
+            to: String::new(),
         },
         EventKind::Request {
             trunk: trunk(),

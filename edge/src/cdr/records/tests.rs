@@ -1,0 +1,297 @@
+use super::*;
+use crate::cdr::verify::Verifier;
+use crate::test_support::{CALL, call_with_transfer, event, record};
+use edge_proto::event::Event;
+use edge_proto::time::Instant;
+use prometheus::{IntCounter, IntGauge};
+use serde_json::Value;
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::{BufReader, Cursor};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+fn counters() -> CdrCounters {
+    let counter = |name| IntCounter::new(name, "test").expect("a valid name");
+    CdrCounters {
+        written: counter("written"),
+        lost: counter("lost"),
+        write_errors: counter("write_errors"),
+        backlog: IntGauge::new("backlog", "test").expect("a valid name"),
+    }
+}
+
+/// A directory with a CDR file and what is beside it.
+struct Site(tempfile::TempDir);
+
+impl Site {
+    fn new() -> Site {
+        Site(tempfile::tempdir().expect("a temporary directory"))
+    }
+
+    fn cdr(&self) -> PathBuf {
+        self.0.path().join("cdr.jsonl")
+    }
+
+    fn journal(&self) -> PathBuf {
+        self.0.path().join("cdr.jsonl.open")
+    }
+
+    fn open(&self) -> Records {
+        Records::open(&self.cdr(), counters()).expect("opens")
+    }
+
+    /// Both files, as a crash at this moment would leave them.
+    fn left(&self) -> (Vec<u8>, Vec<u8>) {
+        let read = |path| fs::read(path).unwrap_or_default();
+        (read(self.cdr()), read(self.journal()))
+    }
+
+    /// A site after a crash that left these files.
+    fn crashed((cdr, journal): &(Vec<u8>, Vec<u8>)) -> Site {
+        let site = Site::new();
+        fs::write(site.cdr(), cdr).expect("writable");
+        fs::write(site.journal(), journal).expect("writable");
+        site
+    }
+
+    fn lines(&self) -> Vec<Value> {
+        let text = fs::read_to_string(self.cdr()).expect("readable");
+        let lines = text.lines();
+        lines
+            .map(|line| serde_json::from_str(line).expect("JSON"))
+            .collect()
+    }
+}
+
+/// The wall clock of the events: now, so that files' times are later than theirs.
+fn clock() -> WallClock {
+    WallClock::new(Instant::from_millis(10_000), jiff::Timestamp::now())
+}
+
+fn note(records: &mut Records, event: &Event, clock: &WallClock) {
+    records.note(event, clock);
+    records.flush();
+}
+
+/// Problems of the CDR file, and the causes of the lines.
+fn verdict(site: &Site) -> (Vec<String>, Vec<String>) {
+    let bytes = fs::read(site.cdr()).expect("readable");
+    let mut verifier = Verifier::default();
+    verifier
+        .read(&site.cdr(), BufReader::new(Cursor::new(bytes)))
+        .expect("readable");
+    let problems = verifier.finish().problems;
+    let cause = |line: &Value| line["cause"].as_str().unwrap_or_default().to_owned();
+    (
+        problems.iter().map(ToString::to_string).collect(),
+        site.lines().iter().map(cause).collect(),
+    )
+}
+
+/// The legs that start with these events.
+fn started(events: &[Event]) -> BTreeSet<u64> {
+    let legs = events.iter().filter(|event| {
+        matches!(
+            event.kind,
+            EventKind::CallStarted { .. } | EventKind::LegStarted { .. }
+        )
+    });
+    legs.filter_map(|event| event.leg.map(u64::from)).collect()
+}
+
+fn told(site: &Site) -> BTreeSet<u64> {
+    let lines = site.lines();
+    let legs: BTreeSet<u64> = lines.iter().filter_map(|l| l["leg"].as_u64()).collect();
+    assert_eq!(legs.len(), lines.len(), "no leg is told twice: {lines:#?}");
+    legs
+}
+
+#[test]
+fn after_a_crash_at_any_event_each_leg_has_one_line() {
+    let events = call_with_transfer();
+    for count in 0..=events.len() {
+        let seen = &events[..count];
+        let site = Site::new();
+        let mut records = site.open();
+        let clock = clock();
+        for event in seen {
+            note(&mut records, event, &clock);
+        }
+        let after = Site::crashed(&site.left());
+        let next = after.open();
+        assert_eq!(told(&after), started(seen), "after {count} events");
+        let (problems, causes) = verdict(&after);
+        assert_eq!(problems, [""; 0], "after {count} events");
+        let restarts = causes.iter().filter(|c| *c == "edge_restart").count();
+        assert_eq!(next.closed().len(), restarts);
+        drop(next);
+        // Nothing is left over for the start after that.
+        assert!(!after.journal().exists());
+        assert!(after.open().closed().is_empty());
+        assert_eq!(told(&after), started(seen));
+    }
+}
+
+#[test]
+fn a_journal_torn_at_any_byte_gives_no_contradiction() {
+    let site = Site::new();
+    let mut records = site.open();
+    let clock = clock();
+    for event in &call_with_transfer()[..14] {
+        note(&mut records, event, &clock);
+    }
+    let (cdr, journal) = site.left();
+    for length in (0..journal.len()).step_by(13) {
+        let after = Site::crashed(&(cdr.clone(), journal[..length].to_vec()));
+        drop(after.open());
+        told(&after);
+        assert_eq!(verdict(&after).0, [""; 0], "{length} bytes");
+    }
+}
+
+#[test]
+fn a_line_whose_end_was_not_journaled_any_more_is_not_written_twice() {
+    let events = call_with_transfer();
+    let site = Site::new();
+    let mut records = site.open();
+    let clock = clock();
+    for event in &events {
+        // As a crash right after the CDR line would leave it.
+        let before = site.left();
+        note(&mut records, event, &clock);
+        let after = Site::crashed(&(site.left().0, before.1));
+        drop(after.open());
+        told(&after);
+        assert_eq!(verdict(&after).0, [""; 0], "{event:?}");
+    }
+}
+
+#[test]
+fn a_line_in_a_file_that_was_renamed_is_found_there() {
+    let events = call_with_transfer();
+    let (last, before) = events.split_last().expect("events");
+    let site = Site::new();
+    let mut records = site.open();
+    let clock = clock();
+    for event in before {
+        note(&mut records, event, &clock);
+    }
+    // All legs are in the file by now; the journal is put back to where none was.
+    let stale = {
+        let early = Site::new();
+        let mut records = early.open();
+        for event in &before[..14] {
+            note(&mut records, event, &clock);
+        }
+        early.left().1
+    };
+    let own = site.left().1;
+    let header = own.split_inclusive(|b| *b == b'\n').next().expect("a line");
+    let legs = stale.split_inclusive(|b| *b == b'\n').skip(1);
+    let journal = [header, &legs.collect::<Vec<_>>().concat()].concat();
+    note(&mut records, last, &clock);
+    drop(records);
+    fs::rename(site.cdr(), site.0.path().join("cdr.jsonl.1")).expect("renames");
+    fs::write(site.journal(), journal).expect("writable");
+    let next = site.open();
+    assert!(next.closed().is_empty(), "{:?}", next.closed());
+    assert!(site.lines().is_empty());
+}
+
+#[test]
+fn a_call_that_a_crash_ended_is_told_as_far_as_it_is_known() {
+    let site = Site::new();
+    let mut records = site.open();
+    let clock = clock();
+    let events = call_with_transfer();
+    let bridged = events
+        .iter()
+        .position(|e| matches!(e.kind, EventKind::TransferBridged { .. }))
+        .expect("a bridge");
+    for event in &events[..=bridged] {
+        note(&mut records, event, &clock);
+    }
+    let after = Site::crashed(&site.left());
+    drop(after.open());
+    let lines = after.lines();
+    let line = |leg: u64| lines.iter().find(|l| l["leg"] == leg).expect("a line");
+    assert_eq!(line(1)["direction"], "inbound");
+    assert_eq!(line(1)["sip_call_id"], "leg-1@192.0.2.1");
+    assert!(line(1)["answer"].is_string() && line(1)["ring"].is_string());
+    assert_eq!(line(1)["hangup_by"], "edge");
+    assert_eq!(line(1)["media"], Value::Null);
+    assert_eq!(line(2)["refers"].as_array().map(Vec::len), Some(2));
+    assert_eq!(line(3)["transfer"]["result"], "completed");
+    assert!(lines.iter().all(|l| l["call"] == CALL));
+}
+
+#[test]
+fn a_journal_is_left_alone_while_its_process_lives() {
+    let site = Site::new();
+    let mut old = site.open();
+    let clock = clock();
+    let events = call_with_transfer();
+    note(&mut old, &events[0], &clock);
+    let new = site.open();
+    assert!(new.closed().is_empty());
+    assert!(site.0.path().join("cdr.jsonl.open.2").exists());
+    let end = event(
+        2_000,
+        Some(1),
+        EventKind::LegEnded(Box::new(record(1, "carrier", 1_000, 2_000))),
+    );
+    note(&mut old, &end, &clock);
+    drop((old, new));
+    assert_eq!(verdict(&site).1, ["completed"]);
+    let left = fs::read_dir(site.0.path()).expect("readable").count();
+    assert_eq!(left, 1, "only the CDR file");
+}
+
+#[test]
+fn a_journal_that_cannot_be_written_is_made_when_it_can() {
+    let site = Site::new();
+    let in_the_way = site.0.path().join("cdr.jsonl.open.new");
+    fs::create_dir(&in_the_way).expect("creates");
+    let counters = counters();
+    let mut records = Records::open(&site.cdr(), counters.clone()).expect("opens");
+    let clock = clock();
+    let events = call_with_transfer();
+    note(&mut records, &events[0], &clock);
+    records.tick();
+    assert!(counters.write_errors.get() >= 2);
+    assert!(!site.journal().exists());
+    fs::remove_dir(&in_the_way).expect("removes");
+    records.tick();
+    let after = Site::crashed(&site.left());
+    assert_eq!(after.open().closed().len(), 1);
+}
+
+#[test]
+fn a_journal_mostly_about_calls_that_are_over_is_written_anew() {
+    let site = Site::new();
+    let mut records = site.open();
+    let clock = clock();
+    let mut largest = 0;
+    for n in 0..6_000 {
+        let call: Arc<str> = Arc::from(format!("{n:032x}"));
+        let mut start = call_with_transfer().remove(0);
+        start.call = Some(call.clone());
+        records.note(&start, &clock);
+        let mut over = record(1, "carrier", 1_000, 2_000);
+        over.call = call.clone();
+        let mut end = event(2_000, Some(1), EventKind::LegEnded(Box::new(over)));
+        end.call = Some(call);
+        // One call stays.
+        if n > 0 {
+            records.note(&end, &clock);
+        }
+        records.flush();
+        largest = largest.max(fs::metadata(site.journal()).expect("exists").len());
+    }
+    assert!(largest > 1 << 20, "the test wants a large journal");
+    records.tick();
+    assert!(fs::metadata(site.journal()).expect("exists").len() < 2_000);
+    let after = Site::crashed(&site.left());
+    assert_eq!(after.open().closed().len(), 1);
+}

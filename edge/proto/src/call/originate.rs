@@ -37,6 +37,23 @@ pub(crate) struct Origination {
 }
 
 impl Origination {
+    fn new(cx: &mut Context, template: InviteTemplate, uris: VecDeque<TrunkUri>) -> Self {
+        Origination {
+            template,
+            uris,
+            candidates: VecDeque::new(),
+            wrong_family: false,
+            client: None,
+            reused: false,
+            cseq: 1 + cx.random_below(1 << 16),
+            authorization: None,
+            challenges: 0,
+            from: String::new(),
+            to: String::new(),
+            last: Outcome::unreachable("no address"),
+        }
+    }
+
     /// Another server is tried: it has asked for no credentials yet, and its name goes into To. The number counts up, lest two
     /// servers that share their state take the INVITE for a merged one (RFC 3261 §8.2.2.2).
     pub fn start_over(&mut self) {
@@ -80,20 +97,7 @@ impl Call {
                     display: None,
                     user: Some(template.number.clone()),
                 };
-                leg.origination = Some(Box::new(Origination {
-                    template,
-                    uris,
-                    candidates: VecDeque::new(),
-                    wrong_family: false,
-                    client: None,
-                    reused: false,
-                    cseq: 1 + cx.random_below(1 << 16),
-                    authorization: None,
-                    challenges: 0,
-                    from: String::new(),
-                    to: String::new(),
-                    last: Outcome::unreachable("no address"),
-                }));
+                leg.origination = Some(Box::new(Origination::new(cx, template, uris)));
                 leg
             })
             .ok_or((503, Cause::EdgeOverload))?;

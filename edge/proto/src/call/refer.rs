@@ -11,7 +11,7 @@ use super::invite::{InviteTemplate, host_of, sip_uri};
 use super::leg::{Leg, LegState};
 use super::notify::Notice;
 use super::outcome::Outcome;
-use super::policy::{self, AuthOutcome, Families, HeaderSources, ReferFacts, ReferRefusal, Target};
+use super::policy::{self, AuthOutcome, Families, HeaderSources, ReferFacts, Target};
 use super::release::reason;
 use super::reoffer::offer_for;
 use super::target::result_of;
@@ -119,8 +119,7 @@ impl Call {
         let refer_to: Vec<&str> = request.headers(HeaderName::ReferTo).collect();
         let transferee = self.other(leg);
         let stays = transferee.and_then(|n| self.legs.get(&n));
-        let releasing = |l: &Leg| l.releasing.is_some();
-        let pending = self.transfer.is_some() || self.legs.values().any(releasing);
+        let pending = self.transfer_pending();
         let facts = ReferFacts {
             transferor: standing.known.then_some(&*trunk),
             source_allowed: standing.listed,
@@ -148,13 +147,9 @@ impl Call {
             cx.digest_verdict(Some((self.id.clone(), leg)), &trunk, result);
         }
         let stale = shown.is_some_and(|result| result.is_err_and(DigestFailure::is_stale));
-        if verdict
-            .steps
-            .iter()
-            .any(|step| step.passed && step.step == policy::ReferStep::Authenticated)
-        {
-            self.refers_tried += 1;
-        }
+        let authenticated =
+            |s: &policy::StepResult| s.passed && s.step == policy::ReferStep::Authenticated;
+        self.refers_tried += u32::from(verdict.steps.iter().any(authenticated));
         let shown = target_shown(&refer_to);
         match (verdict.result, transferee) {
             (Ok(target), Some(transferee)) => {
@@ -163,23 +158,36 @@ impl Call {
             }
             (Ok(_), None) => cx.reply(key, request, 481),
             (Err(refusal), _) => {
-                let ReferRefusal {
-                    status,
-                    cause,
-                    detail,
-                    ..
-                } = refusal;
-                self.judged(cx, leg, shown, status, Some(cause), detail);
+                let (status, cause) = (refusal.status, refusal.cause);
+                self.judged(cx, leg, shown, status, Some(cause), refusal.detail);
                 if status == 401 {
                     return cx.challenge(key, request, &trunk, stale);
                 }
-                let response = cx
-                    .response(request, status, None)
-                    .header(HeaderName::Reason, reason(status, cause));
-                cx.respond(key, status, response);
-                self.transfer_ended(cx, leg, &trunk, 0, "denied", cause);
+                self.deny_refer(cx, leg, &trunk, key, request, (status, cause));
             }
         }
+    }
+
+    /// A refusal that no credentials would change.
+    fn deny_refer(
+        &mut self,
+        cx: &mut Context,
+        leg: LegNumber,
+        trunk: &Trunk,
+        key: ServerKey,
+        request: &Message,
+        (status, cause): (u16, Cause),
+    ) {
+        let response = cx
+            .response(request, status, None)
+            .header(HeaderName::Reason, reason(status, cause));
+        cx.respond(key, status, response);
+        self.transfer_ended(cx, leg, trunk, 0, "denied", cause);
+    }
+
+    /// Whether a transfer is under way, or its outcome not confirmed yet.
+    fn transfer_pending(&self) -> bool {
+        self.transfer.is_some() || self.legs.values().any(|l| l.releasing.is_some())
     }
 
     /// Records a verdict where the CDR and the timeline find it.

@@ -4,7 +4,7 @@ use super::{Checker, Facts, Seen};
 use crate::scenario::Side;
 use edge_proto::b2bua::Output;
 use edge_proto::event::{Cause, Direction, EventKind};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 #[derive(Default)]
 pub struct LimitsKept {
@@ -12,6 +12,9 @@ pub struct LimitsKept {
     /// Legs that were started to each trunk in the second that runs.
     started: BTreeMap<String, i32>,
     second: u64,
+    /// Call-IDs of legs that nobody answered and that are given up; a CANCEL that waits for a provisional response shows
+    /// nothing of it (RFC 3261 §9.1).
+    given_up: BTreeSet<String>,
 }
 
 impl Checker for LimitsKept {
@@ -39,7 +42,7 @@ impl Checker for LimitsKept {
                         limits.connections
                     ));
                 }
-                check_trunks(facts, faults);
+                self.check_trunks(facts, faults);
                 self.check_rates(facts, faults);
             }
             Seen::Output(_, Output::Event(event)) => match &event.kind {
@@ -53,12 +56,14 @@ impl Checker for LimitsKept {
                     }
                 }
                 EventKind::LegStarted { trunk, .. } => *self.second(facts, trunk) += 1,
-                // Started and refused in one breath: it never was a call.
-                EventKind::LegEnded(record)
-                    if record.direction == Direction::Outbound
-                        && record.cause == Cause::TrunkLimit =>
-                {
-                    *self.second(facts, &record.trunk) -= 1;
+                EventKind::LegEnded(record) if record.direction == Direction::Outbound => {
+                    if record.answer.is_none() {
+                        self.given_up.insert(record.sip_call_id.clone());
+                    }
+                    // Started and refused in one breath: it never was a call.
+                    if record.cause == Cause::TrunkLimit {
+                        *self.second(facts, &record.trunk) -= 1;
+                    }
                 }
                 _ => {}
             },
@@ -88,24 +93,25 @@ impl LimitsKept {
             }
         }
     }
-}
 
-/// `max_calls`: legs whose INVITE is under way or answered.
-fn check_trunks(facts: &Facts<'_>, faults: &mut Vec<String>) {
-    let limits = [
-        (Side::Platform, facts.scenario.limits.platform_max_calls),
-        (Side::Agents, facts.scenario.limits.agents_max_calls),
-    ];
-    for (side, most) in limits.into_iter().filter(|&(_, most)| most > 0) {
-        let live = facts.book.legs().filter(|(_, leg)| {
-            // The peer's INVITEs may still wait for a verdict.
-            let begun = !leg.inbound || leg.answered_at.is_some();
-            let over = leg.bye_received.or(leg.bye_sent).or(leg.refused_at);
-            leg.side == side && begun && over.or(leg.cancelled_at).is_none()
-        });
-        let count = live.count() as u32;
-        if count > most {
-            faults.push(format!("{count} legs of {}, {most} allowed", side.name()));
+    /// `max_calls`: legs whose INVITE is under way or answered.
+    fn check_trunks(&self, facts: &Facts<'_>, faults: &mut Vec<String>) {
+        let limits = [
+            (Side::Platform, facts.scenario.limits.platform_max_calls),
+            (Side::Agents, facts.scenario.limits.agents_max_calls),
+        ];
+        for (side, most) in limits.into_iter().filter(|&(_, most)| most > 0) {
+            let live = facts.book.legs().filter(|(call_id, leg)| {
+                // The peer's INVITEs may still wait for a verdict.
+                let begun = !leg.inbound || leg.answered_at.is_some();
+                let over = leg.bye_received.or(leg.bye_sent).or(leg.refused_at);
+                let over = over.or(leg.cancelled_at).is_some() || self.given_up.contains(*call_id);
+                leg.side == side && begun && !over
+            });
+            let count = live.count() as u32;
+            if count > most {
+                faults.push(format!("{count} legs of {}, {most} allowed", side.name()));
+            }
         }
     }
 }

@@ -134,6 +134,8 @@ pub(crate) struct Context {
     pub hop_faults: BTreeMap<Hop, String>,
     pub parked_handoffs: Parked,
     clients: BTreeMap<ClientKey, ClientUse>,
+    /// To-tags of those who answered an INVITE.
+    pub answers: BTreeMap<ClientKey, Vec<Box<str>>>,
     servers: BTreeMap<ServerKey, ServerFacts>,
     rng: ChaCha20Rng,
 }
@@ -163,6 +165,7 @@ impl Context {
             hop_faults: BTreeMap::new(),
             parked_handoffs: Parked::default(),
             clients: BTreeMap::new(),
+            answers: BTreeMap::new(),
             servers: BTreeMap::new(),
             rng: ChaCha20Rng::from_seed(seed),
             owner_key: keys.owner,
@@ -181,6 +184,7 @@ impl Context {
             ("client transactions", clients),
             ("server transactions", servers),
             ("users of client transactions", self.clients.len()),
+            ("answers", self.answers.len()),
             ("users of server transactions", self.servers.len()),
             ("dialogs", self.dialogs.len()),
             ("allocations", self.allocations.len()),
@@ -292,6 +296,7 @@ impl Context {
 
     pub fn client_done(&mut self, key: ClientKey) {
         self.clients.remove(&key);
+        self.answers.remove(&key);
     }
 
     /// Bytes to a hop, wherever its socket is.

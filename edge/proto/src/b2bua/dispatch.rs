@@ -54,8 +54,11 @@ impl B2bua {
             .calls
             .get(user.call.index as usize)
             .is_some_and(|call| call.key == user.call && call.leg_label(user.leg).is_some());
-        if !lives && user.purpose == ClientPurpose::Reinvite && (200..300).contains(&code) {
-            return self.cx.ack_orphan(origin, message);
+        if user.method == Method::Invite && (200..300).contains(&code) {
+            let new = self.cx.is_new_answer(key, message);
+            if !lives {
+                return self.cx.disown(origin, message, user.purpose, new);
+            }
         }
         self.with_call(user.call, |call, cx| {
             let elapsed = (code >= 200).then(|| now.saturating_since(user.sent_at));

@@ -205,6 +205,18 @@ impl Context {
         }
     }
 
+    /// Whether a new leg finds a connection to `remote`, or room for one. The last sixteenth of the connections is for requests
+    /// of the legs that exist, so that calls can be ended while new ones are refused.
+    pub fn has_room_to(&self, trunk: &Trunk, transport: Transport, remote: SocketAddr) -> bool {
+        let limit = self.config.sip.limits.connections;
+        transport == Transport::Udp
+            || self.connections.len() < limit - limit / 16
+            || self
+                .connections
+                .reusable(transport, remote, &trunk.name)
+                .is_some()
+    }
+
     /// The hop to `remote` for requests of `trunk`, and whether it is a connection that was open before; else a new one is made.
     ///
     /// `None` when no listener has the transport and family (the source address and Contact come from it), or at the limit.

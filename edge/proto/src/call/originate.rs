@@ -274,7 +274,9 @@ impl Call {
             .sent_by(&l.trunk, transport, located.address)
             .ok_or_else(|| Outcome::unreachable("no listener speaks its transport and family"))?;
         let (hop, reused) = cx
-            .hop_to(&l.trunk, transport, located.address, &located.uri.host)
+            .has_room_to(&l.trunk, transport, located.address)
+            .then(|| cx.hop_to(&l.trunk, transport, located.address, &located.uri.host))
+            .flatten()
             .ok_or_else(|| Outcome::overload("the limit on connections is reached"))?;
         let local = l.first_offer(cx).ok_or_else(gone)?;
         l.hop = Some(hop);

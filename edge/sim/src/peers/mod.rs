@@ -67,6 +67,8 @@ pub enum Act {
     ReferWith(usize, String),
     /// A delayed answer to a request of the edge.
     Answer(ConnectionId, Rc<Sip>, u16),
+    /// Close a connection that is not needed any more.
+    Close(ConnectionId),
     /// A message again, as it was.
     Send(ConnectionId, Rc<Sip>),
     Talk,
@@ -221,6 +223,14 @@ impl Peers {
         self.shared.retain(|_, shared| *shared != conn);
     }
 
+    /// Closes a connection unless some dialog uses it.
+    fn close_unused(&mut self, net: &mut Net, conn: ConnectionId) {
+        let used = self.uas.iter().any(|ua| ua.conn == Some(conn));
+        if !used && !self.shared.values().any(|&shared| shared == conn) {
+            net.peer_close(conn);
+        }
+    }
+
     /// The time of an act has come.
     pub fn act(&mut self, net: &mut Net, id: UaId, act: Act) {
         let Some(ua) = self.ua(id).filter(|ua| !ua.vanished) else {
@@ -245,6 +255,7 @@ impl Peers {
             Act::Send(conn, sip) => {
                 net.peer_send(conn, &sip);
             }
+            Act::Close(conn) => self.close_unused(net, conn),
             Act::Talk => media::talk(net, ua),
             Act::Vanish => self.vanish(net, id),
             Act::Leave => ua.phase = ua::Phase::Gone,

@@ -7,6 +7,7 @@ use crate::net::{Happening, Net, Packet};
 use crate::scenario::{HostId, Side};
 use bytes::Bytes;
 use edge_proto::config::Transport;
+use edge_proto::id::ConnectionId;
 use edge_proto::time::Duration;
 use std::net::SocketAddr;
 
@@ -19,6 +20,10 @@ pub enum Prank {
     Noise,
     /// A listed source connects and says nothing, or leaves in the middle of a message.
     Half,
+    /// A listed source opens more connections than a core may hold, and leaves after a while.
+    Crowd,
+    /// One of them closes its connection.
+    Leave(ConnectionId),
     /// A listed source asks whether we live.
     Probe,
     /// RTP from nowhere to ports that are in use.
@@ -35,6 +40,7 @@ pub fn plan(net: &mut Net) {
         (Prank::Noise, 6),
         (Prank::Half, 4),
         (Prank::Probe, 3),
+        (Prank::Crowd, 1),
         (Prank::Spray, 40),
     ] {
         for _ in 0..net.dice.between(0, most) {
@@ -86,6 +92,16 @@ impl Peers {
                     net.peer_close(conn);
                 }
             }
+            Prank::Crowd => {
+                net.coverage.hit("prank: crowd of connections");
+                let host = listed(net);
+                for _ in 0..60 {
+                    let conn = net.open_apart(host);
+                    let stay = net.dice.millis(5_000, 20_000);
+                    net.after(stay, Happening::Prank(Prank::Leave(conn)));
+                }
+            }
+            Prank::Leave(conn) => net.peer_close(conn),
             Prank::Probe => {
                 net.coverage.hit("prank: OPTIONS");
                 let host = listed(net);

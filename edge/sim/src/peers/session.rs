@@ -71,7 +71,7 @@ impl Peers {
         if !ua.open_requests.contains_key(&cseq) || ua.phase == Phase::Gone {
             return;
         }
-        if tries >= 5 {
+        if tries >= 12 {
             ua.phase = Phase::Gone;
             return;
         }

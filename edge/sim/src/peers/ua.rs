@@ -166,7 +166,10 @@ impl Ua {
             host = *net.dice.pick(&hosts);
         }
         let conn = net.open(host);
-        self.conn = Some(conn);
+        if let Some(old) = self.conn.replace(conn) {
+            // Nobody keeps connections for ever that he does not use.
+            self.plan(net, Duration::from_secs(5), Act::Close(old));
+        }
         conn
     }
 

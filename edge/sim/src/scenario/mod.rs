@@ -138,7 +138,7 @@ fn limits(dice: &mut Dice) -> LimitKnobs {
     LimitKnobs {
         calls: *dice.pick(&[1000, 1000, 1000, 4]),
         transactions: *dice.pick(&[10_000, 10_000, 10_000, 40]),
-        connections: *dice.pick(&[1000, 1000, 1000, 6]),
+        connections: *dice.pick(&[1000, 1000, 1000, 40]),
         port_pairs: *dice.pick(&[400, 400, 400, 16]),
         platform_max_calls: *dice.pick(&[0, 0, 0, 3]),
         agents_max_calls: *dice.pick(&[0, 0, 0, 1]),

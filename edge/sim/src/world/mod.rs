@@ -195,6 +195,12 @@ impl World {
     }
 
     fn accept(&mut self, connection: ConnectionId) {
+        // As the effect layer does: an eighth stays free for connections that the edge opens.
+        let limit = self.net.scenario.limits.connections;
+        if self.net.held_by(connection.core()) >= limit - limit / 8 {
+            self.net.coverage.hit("edge: connection limit");
+            return self.net.reset(connection);
+        }
         if !self.net.accepted(connection) {
             return;
         }

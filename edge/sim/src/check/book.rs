@@ -22,6 +22,8 @@ pub struct Leg {
     /// User part of the INVITE's Request-URI.
     pub number: String,
     pub invited_at: Instant,
+    /// CSeq of the last initial INVITE: it comes again with credentials.
+    cseq: u32,
     /// The dialog's tags, once both are known.
     pub edge_tag: String,
     pub peer_tag: String,
@@ -106,6 +108,7 @@ impl Book {
                 from,
                 number: user_of(sip.uri()).to_owned(),
                 invited_at: now,
+                cseq: 0,
                 edge_tag: String::new(),
                 peer_tag: String::new(),
                 answered_at: None,
@@ -116,6 +119,7 @@ impl Book {
             });
         // It comes again with credentials: the challenge was no refusal.
         leg.refused_at = None;
+        leg.cseq = sip.cseq().0;
         leg.note_tag(inbound, tag);
     }
 
@@ -139,7 +143,7 @@ impl Book {
                 leg.answered_at = Some(now);
                 leg.note_tag(!leg.inbound, sip.to_tag().to_owned());
             }
-            ("", 300..) if initial && leg.answered_at.is_none() => {
+            ("", 300..) if initial && leg.answered_at.is_none() && sip.cseq().0 == leg.cseq => {
                 leg.refused_at = Some(now);
             }
             _ => {}

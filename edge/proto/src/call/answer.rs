@@ -126,6 +126,16 @@ impl Call {
             }
             return self.leg_failed(cx, leg, outcome);
         }
+        if let Some(l) = self.legs.get_mut(&leg).filter(|l| l.has_left_early()) {
+            l.state = LegState::Over;
+            let outcome = Outcome::new(
+                None,
+                Cause::Rejected,
+                HangupBy::Remote,
+                "it hung up before its answer arrived",
+            );
+            return self.leg_failed(cx, leg, outcome);
+        }
         let taken = self.take_answer(cx, leg, message);
         let early = self
             .legs

@@ -19,6 +19,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+/// Endpoints of one INVITE that may hang up before their 2xx arrives.
+const MAX_EARLY_BYES: usize = 8;
+
 /// Where a leg stands.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum LegState {
@@ -130,6 +133,8 @@ pub(crate) struct Leg {
     pub invite: Option<(ServerKey, Message)>,
     /// Outbound: everything needed to send the INVITE, again.
     pub origination: Option<Box<Origination>>,
+    /// Tags of endpoints whose BYE came before their 2xx.
+    left_early: Vec<String>,
     pub awaited_ack: Option<AwaitedAck>,
     pub modification: Modification,
     /// Our INVITE, which later 2xx (of forks) make dialogs with.
@@ -188,6 +193,7 @@ impl Leg {
             located: None,
             invite: None,
             origination: None,
+            left_early: Vec::new(),
             awaited_ack: None,
             modification: Modification::default(),
             sent_invite: None,
@@ -210,6 +216,28 @@ impl Leg {
             recorded: false,
             counted: false,
         }
+    }
+
+    /// Notes a BYE that overtook its sender's 2xx, as happens where the two come over different connections. `false`: it is no
+    /// such BYE.
+    pub fn notes_early_bye(&mut self, request: &Message) -> bool {
+        let early = self.dialog.is_none()
+            && self.state == LegState::Calling
+            && request.cseq().method == Method::Bye
+            && request.call_id() == self.sip_call_id
+            && self.left_early.len() < MAX_EARLY_BYES;
+        if early {
+            let tag = request.from_tag().unwrap_or_default();
+            self.left_early.push(tag.to_owned());
+        }
+        early
+    }
+
+    /// Whether the endpoint that answered has hung up already.
+    pub fn has_left_early(&self) -> bool {
+        self.dialog
+            .as_ref()
+            .is_some_and(|dialog| self.left_early.contains(&dialog.remote_tag))
     }
 
     /// Whether a request is in this leg's dialog, and the dialog lives. Before the callee answers only REFER counts, which is

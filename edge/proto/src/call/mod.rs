@@ -156,7 +156,12 @@ impl Call {
             return cx.reply(key, &request, 403);
         }
         if !known {
-            return cx.reply(key, &request, 481);
+            let code = if l.notes_early_bye(&request) {
+                200
+            } else {
+                481
+            };
+            return cx.reply(key, &request, code);
         }
         let in_order = |dialog: &mut Dialog| dialog.accept(request.cseq().number).is_ok();
         if !l.dialog.as_mut().is_none_or(in_order) {

@@ -25,7 +25,7 @@ impl Checker for Notifies {
                     .book
                     .leg(call_id)
                     .is_some_and(|leg| leg.bye_received.is_some());
-                if !told && !subscription.dead && !left && !subscription.quiet {
+                if !told && !subscription.is_beyond_help() && !left && !subscription.quiet {
                     faults.push(format!(
                         "the REFER with CSeq {} of {call_id} has no final NOTIFY",
                         subscription.cseq

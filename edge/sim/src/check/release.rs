@@ -33,7 +33,7 @@ impl Checker for Release {
             .into_iter()
             .flatten()
         {
-            if subscription.quiet || subscription.dead {
+            if subscription.quiet || subscription.is_beyond_help() {
                 continue;
             }
             let capped = |at| facts.now.saturating_since(at) >= facts.t1() * CAP_T1;

@@ -21,9 +21,25 @@ pub struct Subscription {
     pub open: Option<(String, ConnectionId, Instant)>,
     /// When the final NOTIFY was sent.
     pub final_at: Option<Instant>,
-    /// The transferor refused a NOTIFY, or its connection broke under one.
+    /// The transferor refused a NOTIFY, or did not answer it in time.
     pub dead: bool,
+    /// The connection broke under the last NOTIFY: it may be sent once more.
+    pub lost: bool,
+    /// The last NOTIFY is one that was sent before.
+    again: bool,
 }
+
+impl Subscription {
+    /// Whether nothing more can be asked of the edge.
+    pub fn is_beyond_help(&self) -> bool {
+        self.dead || self.lost
+    }
+}
+
+/// Answers to a NOTIFY that say that there is no subscription (RFC 6665 §4.2.2, RFC 5057).
+const ENDING: [u16; 13] = [
+    404, 405, 410, 416, 480, 481, 482, 483, 484, 485, 489, 501, 604,
+];
 
 /// All of them, by the Call-ID of the transferor's dialog.
 #[derive(Default)]
@@ -60,7 +76,8 @@ impl Subscriptions {
             Seen::Ended(conn) => {
                 for subscription in self.all.values_mut().flatten() {
                     if subscription.open.take_if(|open| open.1 == *conn).is_some() {
-                        subscription.dead = true;
+                        subscription.dead |= subscription.again;
+                        subscription.lost = true;
                     }
                 }
             }
@@ -81,6 +98,8 @@ impl Subscriptions {
             open: None,
             final_at: None,
             dead: false,
+            lost: false,
+            again: false,
         });
     }
 
@@ -114,7 +133,10 @@ impl Subscriptions {
         if subscription.dead {
             return Err("a NOTIFY after the transferor refused one".to_owned());
         }
-        if subscription.final_at.is_some() {
+        let again = std::mem::take(&mut subscription.lost)
+            && subscription.told.last().is_some_and(|last| last.0 == code);
+        subscription.again = again;
+        if subscription.final_at.is_some() && !again {
             return Err("a NOTIFY after the final one".to_owned());
         }
         if terminated == active || terminated != (code >= 200) {
@@ -139,7 +161,7 @@ impl Subscriptions {
     fn answered(&mut self, sip: &Sip) {
         for subscription in self.all.values_mut().flatten() {
             let own = |open: &mut (String, ConnectionId, Instant)| open.0 == sip.branch();
-            if subscription.open.take_if(own).is_some() && sip.code() >= 300 {
+            if subscription.open.take_if(own).is_some() && ENDING.contains(&sip.code()) {
                 subscription.dead = true;
             }
         }

@@ -50,7 +50,7 @@ fn break_step(step: ReferStep, fixture: &mut Fixture, facts: &mut Facts) -> (u16
     match step {
         ReferStep::Dialog => {
             facts.dialog = false;
-            (481, Cause::TargetInvalid)
+            (481, Cause::DialogUnknown)
         }
         ReferStep::Source => {
             facts.source = false;

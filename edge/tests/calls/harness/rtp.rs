@@ -17,6 +17,8 @@ const PTIME: Duration = Duration::from_millis(20);
 struct State {
     /// Where our packets go; `None`: we are silent.
     target: Option<SocketAddr>,
+    /// 0 is PCMU.
+    payload_type: u8,
     /// Packets by the voice they carried.
     heard: BTreeMap<u8, usize>,
 }
@@ -67,6 +69,11 @@ impl RtpParty {
     /// Sends to `target` from now on.
     pub fn speak_to(&self, target: SocketAddr) {
         self.state.lock().expect("the state").target = Some(target);
+    }
+
+    /// Another payload type than PCMU's from now on.
+    pub fn uses_payload_type(&self, number: u8) {
+        self.state.lock().expect("the state").payload_type = number;
     }
 
     /// Packets with `voice` that arrived so far.
@@ -126,10 +133,13 @@ fn speak(socket: &UdpSocket, voice: u8, state: &Mutex<State>, stop: &AtomicBool)
     let mut sequence = 1u16;
     let mut packet = [voice; PACKET];
     while !stop.load(Ordering::Relaxed) {
-        let target = state.lock().expect("the state").target;
+        let (target, payload_type) = {
+            let state = state.lock().expect("the state");
+            (state.target, state.payload_type)
+        };
         if let Some(target) = target {
             packet[0] = 0x80;
-            packet[1] = 0;
+            packet[1] = payload_type;
             packet[2..4].copy_from_slice(&sequence.to_be_bytes());
             packet[4..8].copy_from_slice(&(u32::from(sequence) * 160).to_be_bytes());
             packet[8..12].copy_from_slice(&[0x5e, 0xed, 0, voice]);

@@ -2,6 +2,8 @@
 
 mod auth;
 mod cast;
+mod codecs;
+mod endings;
 mod failures;
 mod fallback;
 mod policy;

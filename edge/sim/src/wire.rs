@@ -168,6 +168,10 @@ impl Sip {
         self.header("call-id")
     }
 
+    #[expect(
+        clippy::wrong_self_convention,
+        reason = "it is the tag of From, as SIP calls it"
+    )]
     pub fn from_tag(&self) -> &str {
         parameter_of(self.header("from"), "tag")
     }

@@ -29,13 +29,15 @@ impl Checker for Allocations {
                     faults.push(format!("{fault}: {command:?} on core {core}"));
                 }
             }
-            Seen::Input(core, Input::Media(event)) => match event {
-                MediaEvent::Closed { allocation, .. }
-                | MediaEvent::OpenFailed { allocation, .. } => {
-                    self.open.remove(&(*core, *allocation));
-                }
-                _ => {}
-            },
+            Seen::Input(
+                core,
+                Input::Media(
+                    MediaEvent::Closed { allocation, .. }
+                    | MediaEvent::OpenFailed { allocation, .. },
+                ),
+            ) => {
+                self.open.remove(&(*core, *allocation));
+            }
             _ => {}
         }
     }

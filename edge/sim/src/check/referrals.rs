@@ -12,13 +12,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::rc::Rc;
 
+/// A request and where it came from.
+type Arrived = (SocketAddr, Rc<Sip>);
+
 #[derive(Default)]
 pub struct Referrals {
     nonces: Nonces,
     /// REFERs that arrived, by Call-ID and CSeq, each with its source.
-    refers: BTreeMap<(String, u32), Vec<(SocketAddr, Rc<Sip>)>>,
+    refers: BTreeMap<(String, u32), Vec<Arrived>>,
     /// INVITEs that arrived and wait to be judged by what they cause.
-    invites: BTreeMap<u32, Vec<(SocketAddr, Rc<Sip>)>>,
+    invites: BTreeMap<u32, Vec<Arrived>>,
     /// What each call may still originate.
     grants: BTreeMap<u32, Vec<(Side, String)>>,
     /// REFERs that were answered 202.

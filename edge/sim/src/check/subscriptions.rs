@@ -110,7 +110,8 @@ impl Subscriptions {
             .ok_or("a NOTIFY in a dialog without an accepted REFER")?;
         let id = match sip.header("event").split_once(";id=") {
             Some((_, id)) => id.parse().ok(),
-            None => list.first().map(|first| first.cseq),
+            // Those that nobody wanted to hear of are no subscriptions.
+            None => list.iter().find(|s| !s.quiet).map(|first| first.cseq),
         };
         let subscription = list
             .iter_mut()

@@ -129,7 +129,7 @@ impl World {
             Happening::Wake(core) => self.wake(core),
             Happening::Accept(id) => self.accept(id),
             Happening::Connected(id) => self.connected(id),
-            Happening::ToEdge(id) => self.to_edge(id),
+            Happening::ToEdge(id) => self.deliver(id),
             Happening::ToPeer(id) => {
                 for sip in self.net.take_down(id) {
                     self.peers.on_message(&mut self.net, id, &sip);
@@ -225,7 +225,7 @@ impl World {
         }
     }
 
-    fn to_edge(&mut self, conn: ConnectionId) {
+    fn deliver(&mut self, conn: ConnectionId) {
         let Some((bytes, complete)) = self.net.take_up(conn) else {
             return;
         };

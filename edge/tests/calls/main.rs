@@ -4,9 +4,12 @@
 mod access;
 mod challenged;
 mod cores;
+mod crash;
 mod harness;
 mod ipv6;
+mod load;
 mod modify;
 mod originated;
+mod reloads;
 mod setup;
 mod transfer;

@@ -128,6 +128,7 @@ impl Journal {
             EventKind::CallStarted { .. } | EventKind::LegStarted { .. } => {
                 if let Some(leg) = OpenLeg::started(event, clock) {
                     self.start(leg);
+                    self.flush();
                 }
             }
             EventKind::TransferAttempt {

@@ -195,8 +195,10 @@ impl Reporter {
 
     pub(crate) fn report(&mut self, core: CoreId, event: Event) {
         let event = Arc::new(event);
-        self.log.event(core, &event);
         let noted = self.shared.book().apply(core, self.clock, &event);
+        // First of all: what is not in the journal when the process is killed has no record.
+        self.cdr.note(&event, &noted.clock);
+        self.log.event(core, &event);
         if let Some(trunk) = &noted.opened {
             self.metrics.leg_alive(trunk, true);
         }
@@ -204,7 +206,6 @@ impl Reporter {
             self.metrics.leg_alive(trunk, false);
         }
         self.metrics.observe(core, &event);
-        self.cdr.note(&event, &noted.clock);
         // An error means that nobody listens.
         let _ = self.shared.stream.send(Published {
             core,

@@ -132,8 +132,7 @@ fn a_second_challenge_is_answered_only_when_the_nonce_was_merely_stale() {
     let last = ai
         .received()
         .into_iter()
-        .filter(|m| m.starts_with("INVITE "))
-        .next_back();
+        .rfind(|m| m.starts_with("INVITE "));
     let shown = credentials(&last.expect("an INVITE"), "Authorization");
     assert_eq!(shown["nonce"], "two");
     assert_eq!(shown["response"], response(&shown, "INVITE", "s3cret"));

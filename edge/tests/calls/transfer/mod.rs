@@ -1,11 +1,13 @@
 //! Transfers by REFER, between processes: signalling, who hears whom, CDR and timeline.
 
+mod again;
 mod auth;
 mod cast;
 mod codecs;
 mod endings;
 mod failures;
 mod fallback;
+mod headers;
 mod policy;
 mod success;
 mod targets;

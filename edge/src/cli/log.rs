@@ -3,6 +3,9 @@
 use clap::{Args, ValueEnum};
 use tracing_subscriber::EnvFilter;
 
+/// The library's warnings are about what peers send, as often as they like; their handshakes' failures are reported by us.
+const DEFAULT: &str = "info,rustls=error";
+
 /// How to log.
 #[derive(Args, Debug)]
 pub(super) struct LogArgs {
@@ -11,7 +14,7 @@ pub(super) struct LogArgs {
         long,
         value_name = "FILTER",
         env = "SIP_EDGE_LOG",
-        default_value = "info"
+        default_value = DEFAULT
     )]
     log: String,
     /// How to write it

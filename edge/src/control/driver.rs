@@ -187,6 +187,8 @@ impl<P: Protocol> Driver<P> {
                 transport: connection.transport,
                 remote: connection.remote,
                 detail,
+                // The protocol reports that.
+                failed: false,
             },
         };
         self.event(event);

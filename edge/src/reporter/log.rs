@@ -85,7 +85,9 @@ fn enabled(level: tracing::Level) -> bool {
 /// What an operator wants to see without asking: calls, verdicts and trouble. Messages are for the debug level.
 fn level(event: &Event) -> tracing::Level {
     match &event.kind {
-        EventKind::Overflow { .. } | EventKind::Malformed { .. } => tracing::Level::WARN,
+        EventKind::Overflow { .. }
+        | EventKind::Malformed { .. }
+        | EventKind::Connection { failed: true, .. } => tracing::Level::WARN,
         EventKind::LegEnded(record) => match record.cause {
             Cause::MediaFailed | Cause::EdgeOverload => tracing::Level::WARN,
             _ => tracing::Level::INFO,

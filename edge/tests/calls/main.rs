@@ -12,4 +12,5 @@ mod modify;
 mod originated;
 mod reloads;
 mod setup;
+mod tls;
 mod transfer;

@@ -168,7 +168,8 @@ impl Context {
             CloseReason::ConnectFailed(why) => format!("connect failed: {why}"),
             CloseReason::TlsFailed(why) => format!("TLS failed: {why}"),
         };
-        if !matches!(reason, CloseReason::Peer | CloseReason::Local) {
+        let failed = !matches!(reason, CloseReason::Peer | CloseReason::Local);
+        if failed {
             self.hop_faults
                 .insert(Hop::Stream(connection), detail.clone());
         }
@@ -179,6 +180,7 @@ impl Context {
                 transport: stream.transport,
                 remote: stream.remote,
                 detail,
+                failed,
             },
         );
         self.transactions

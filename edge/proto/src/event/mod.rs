@@ -141,6 +141,8 @@ pub enum EventKind {
         transport: Transport,
         remote: SocketAddr,
         detail: String,
+        /// It could not be opened, or its peer could not be trusted.
+        failed: bool,
     },
     /// A message that could not be understood; the text names the fault.
     Malformed { source: SocketAddr, fault: String },

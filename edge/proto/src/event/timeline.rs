@@ -147,6 +147,7 @@ impl EventKind {
                 transport,
                 remote,
                 detail,
+                ..
             } => Description::new(
                 "connection",
                 format!(

@@ -9,20 +9,24 @@ pub mod edge;
 pub mod main_job;
 pub mod net;
 pub mod parties;
+pub mod pki;
 pub mod rtp;
 pub mod scenario;
 pub mod scene;
 pub mod sipp;
+pub mod tunnel;
 pub mod wait;
 pub mod wire;
 
 pub use client::Client;
 pub use edge::{Edge, EdgeConfig};
 pub use net::Net;
+pub use pki::Pki;
 pub use rtp::RtpParty;
 pub use scenario::Scenario;
 pub use scene::{Scene, Story};
 pub use sipp::Sipp;
+pub use tunnel::Tunnel;
 pub use wire::Wire;
 
 /// Whether SIPp is installed; says so when a test is skipped for it.

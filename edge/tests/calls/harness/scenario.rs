@@ -6,6 +6,8 @@ use std::net::SocketAddr;
 /// A scenario for one SIPp process.
 pub struct Scenario {
     xml: String,
+    /// Contact URI, and transport and sent-by of Via, where they are not SIPp's own.
+    place: Option<(String, String)>,
     variables: Vec<&'static str>,
 }
 
@@ -28,8 +30,15 @@ impl Scenario {
     pub fn new() -> Scenario {
         Scenario {
             xml: String::new(),
+            place: None,
             variables: Vec::new(),
         }
+    }
+
+    /// The party is reached at `contact` over TLS, which something in front of it speaks at `address`.
+    pub fn behind_tls(mut self, contact: &str, address: SocketAddr) -> Self {
+        self.place = Some((contact.to_owned(), format!("TLS {address}")));
+        self
     }
 
     /// Any step, as SIPp writes it.
@@ -262,6 +271,13 @@ impl Scenario {
             );
         }
         xml.push_str("</scenario>\n");
+        if let Some((contact, sent_by)) = &self.place {
+            const OWN: &str = "[local_ip]:[local_port];transport=[transport]";
+            for user in ["party", "caller"] {
+                xml = xml.replace(&format!("<sip:{user}@{OWN}>"), &format!("<{contact}>"));
+            }
+            xml = xml.replace("[transport] [local_ip]:[local_port]", sent_by);
+        }
         xml
     }
 }

@@ -207,7 +207,7 @@ pub fn media_of(message: &str) -> Option<SocketAddr> {
 }
 
 /// Whether some socket of this network namespace listens there, as the kernel's table says; nothing is connected for it.
-fn is_listening(local: SocketAddr) -> bool {
+pub fn is_listening(local: SocketAddr) -> bool {
     let table = match local.ip() {
         IpAddr::V4(_) => "/proc/thread-self/net/tcp",
         IpAddr::V6(_) => "/proc/thread-self/net/tcp6",

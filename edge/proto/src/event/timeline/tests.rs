@@ -133,6 +133,7 @@ fn every_kind() -> Vec<EventKind> {
             transport: Transport::Tls,
             remote: source(),
             detail: "closed by the peer".to_owned(),
+            failed: false,
         },
         EventKind::Malformed {
             source: source(),

@@ -29,6 +29,8 @@ pub struct EdgeConfig {
     pub ai_uri: Option<String>,
     pub agents_uri: Option<String>,
     pub carrier_uri: Option<String>,
+    /// Addresses that the agents' trunk allows besides the human's, as items of a TOML list.
+    pub agents_allow: String,
 }
 
 impl Default for EdgeConfig {
@@ -45,6 +47,7 @@ impl Default for EdgeConfig {
             ai_uri: None,
             agents_uri: None,
             carrier_uri: None,
+            agents_allow: String::new(),
         }
     }
 }
@@ -105,7 +108,7 @@ uri = {ai_uri}
 {transfer}
 [[trunk]]
 name = "agents"
-allow = ["{human_ip}/{mask}"]
+allow = ["{human_ip}/{mask}", {agents_allow}]
 uri = {agents_uri}
 {agents_keys}
 
@@ -130,6 +133,7 @@ to = "carrier"
             carrier_uri = uri(&self.carrier_uri, net.carrier, 5060),
             ai_uri = uri(&self.ai_uri, net.ai, 5070),
             agents_uri = uri(&self.agents_uri, net.human, 5080),
+            agents_allow = self.agents_allow,
             carrier_keys = self.carrier,
             ai_keys = self.ai,
             agents_keys = self.agents,

@@ -117,7 +117,7 @@ fn told(agent: &Sipp) -> Vec<String> {
 }
 
 /// CDR and timeline of the main job.
-pub fn is_reported(story: &Story) {
+fn is_reported(story: &Story) {
     for (trunk, by) in [("carrier", "local"), ("ai", "edge"), ("agents", "remote")] {
         let leg = story.leg(trunk);
         assert_eq!(leg["cause"], "completed", "{leg:#}");

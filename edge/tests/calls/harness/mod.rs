@@ -4,6 +4,7 @@
 #![allow(dead_code, unused_imports)]
 
 pub mod client;
+pub mod baresip;
 pub mod digest;
 pub mod edge;
 pub mod main_job;

@@ -94,11 +94,15 @@ impl RtpParty {
 
     /// Waits until `count` more packets of `other` arrived.
     pub fn hears(&self, other: &RtpParty, count: usize) {
-        let goal = self.heard(other.voice) + count;
-        wait::until(
-            &format!("{} hears voice {:#x}", self.address, other.voice),
-            || (self.heard(other.voice) >= goal).then_some(()),
-        );
+        self.hears_voice(other.voice, count);
+    }
+
+    /// Waits until `count` more packets with `voice` arrived.
+    pub fn hears_voice(&self, voice: u8, count: usize) {
+        let goal = self.heard(voice) + count;
+        wait::until(&format!("{} hears voice {voice:#x}", self.address), || {
+            (self.heard(voice) >= goal).then_some(())
+        });
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod faults;
 mod front;
+mod phone;
 
 use crate::harness::pki::Issued;
 use crate::harness::{EdgeConfig, Net, Pki};

@@ -13,7 +13,7 @@ use crate::event::{CallId, Direction, Event, EventKind, LegNumber};
 use crate::id::{AllocationId, ConnectionId, CoreId, ResolveId};
 use crate::sip::auth::DigestServer;
 use crate::sip::transaction::{ClientKey, ServerKey, TransactionLayer};
-use crate::sip::{HeaderName, Message, MessageLimits, Method, ResponseBuilder};
+use crate::sip::{HeaderName, Message, MessageLimits, Method, ResponseBuilder, Uri};
 use crate::time::Instant;
 use crate::timer::TimerQueue;
 use bytes::Bytes;
@@ -486,15 +486,17 @@ impl Context {
         format!("<{scheme}:edge@{advertised}{parameter}>")
     }
 
-    /// The Contact for a dialog that a request from `origin` starts.
-    pub fn contact_for(&self, origin: &Origin, trunk: &Trunk) -> String {
+    /// The Contact for a dialog that `request` from `origin` starts; `sips:` where the request's URI is (RFC 3261 §12.1.1).
+    pub fn contact_for(&self, origin: &Origin, trunk: &Trunk, request: &Message) -> String {
+        let uri = request.request_uri().unwrap_or_default();
+        let sips = matches!(Uri::parse(uri), Ok(Uri::Sip(uri)) if uri.sips);
         let advertised = origin
             .listener
             .and_then(|id| self.config.listener(id))
             .map(|l| l.advertised)
             .or_else(|| self.sent_by(trunk, origin.transport, origin.remote))
             .unwrap_or(origin.local);
-        Self::contact(origin.transport, advertised, false)
+        Self::contact(origin.transport, advertised, sips)
     }
 
     // --- timers ----------------------------------------------------------------------------------------------------

@@ -21,10 +21,12 @@ pub(crate) struct Candidate {
 #[derive(Clone, Copy)]
 pub(crate) struct Reach<'a> {
     pub trunk: &'a Trunk,
-    /// Where the dialog's last message came from or went to.
+    /// Where the dialog's last message came from or went to, unless that is in the clear and must not be.
     pub own: Option<(Hop, SocketAddr)>,
     /// Where the trunk's `uri` led when the leg was called.
     pub located: Option<&'a Candidate>,
+    /// The dialog was made by a `sips:` URI: whatever its peer's Contact says, TLS it is (RFC 3261 §12.1).
+    pub secure: bool,
 }
 
 impl Context {
@@ -62,9 +64,11 @@ impl Context {
             trunk,
             own,
             located,
+            secure,
         } = reach;
         let own = own.filter(|&(hop, _)| self.hop_is_open(hop));
-        let target = literal_target(next_hop);
+        let target = literal_target(next_hop)
+            .filter(|&(transport, _)| !secure || transport == Transport::Tls);
         if let (Some((hop, peer)), Some((_, address))) = (own, target)
             && peer.ip() == address.ip()
         {

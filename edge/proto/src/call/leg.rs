@@ -272,10 +272,16 @@ impl Leg {
 
     /// Where the peer can be reached.
     pub fn reach(&self) -> Reach<'_> {
+        let dialog = self.dialog.as_ref();
+        let located = self.located.as_ref();
+        let secure = dialog.is_some_and(|dialog| dialog.secure)
+            || located.is_some_and(|candidate| candidate.uri.sips);
+        let fits = !secure || self.transport == Some(Transport::Tls);
         Reach {
             trunk: &self.trunk,
-            own: self.hop.zip(self.peer),
-            located: self.located.as_ref(),
+            own: self.hop.zip(self.peer).filter(|_| fits),
+            located,
+            secure,
         }
     }
 

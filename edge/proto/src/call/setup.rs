@@ -48,7 +48,7 @@ impl Call {
     ) {
         let now = cx.now;
         let tag = cx.tag();
-        let contact = cx.contact_for(origin, &trunk);
+        let contact = cx.contact_for(origin, &trunk, &request);
         let user = request_user(&request);
         let label: Arc<str> = Arc::from(trunk.name.as_str());
         let Some(caller) = self.add_leg(|n| {

@@ -168,6 +168,7 @@ impl Edge {
             .current_dir(dir)
             .args(["run", "--config"])
             .arg(file)
+            .env("SIP_EDGE_LOG", "info,sip_edge::event=debug,rustls=error")
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("a second handle"))
             .stderr(log)
@@ -197,6 +198,13 @@ impl Edge {
 
     pub fn log(&self) -> String {
         fs::read_to_string(self.dir.join("edge.log")).unwrap_or_default()
+    }
+
+    /// Waits for a log line; events are logged down to connections and messages.
+    pub fn until_logged(&self, text: &str) {
+        wait::until(&format!("{text:?} in the log"), || {
+            self.log().contains(text).then_some(())
+        });
     }
 
     /// A GET on the admin API, as JSON or text.

@@ -35,7 +35,7 @@ impl Scenario {
         }
     }
 
-    /// The party is reached at `contact` over TLS, which something in front of it speaks at `address`.
+    /// The party is reached at `contact` over TLS, which something in front of it speaks at `address`. A sips: party calls sips:.
     pub fn behind_tls(mut self, contact: &str, address: SocketAddr) -> Self {
         self.place = Some((contact.to_owned(), format!("TLS {address}")));
         self
@@ -277,6 +277,9 @@ impl Scenario {
                 xml = xml.replace(&format!("<sip:{user}@{OWN}>"), &format!("<{contact}>"));
             }
             xml = xml.replace("[transport] [local_ip]:[local_port]", sent_by);
+            if contact.starts_with("sips:") {
+                xml = xml.replace("INVITE sip:", "INVITE sips:");
+            }
         }
         xml
     }

@@ -5,7 +5,7 @@ use crate::harness::parties::{agent_answers, caller_refused};
 use crate::harness::pki::Issued;
 use crate::harness::tunnel::{Service, have_stunnel};
 use crate::harness::wire::header;
-use crate::harness::{EdgeConfig, Net, Pki, Scene, Tunnel, Wire, have_sipp, wait};
+use crate::harness::{EdgeConfig, Net, Pki, Scene, Tunnel, Wire, have_sipp};
 use std::net::SocketAddr;
 
 /// A call to a platform that shows a certificate which must be refused. Nothing is sent to it, and the timeline names the fault.
@@ -133,8 +133,6 @@ fn a_listener_with_client_ca_serves_nobody_without_its_certificate() {
         "TLS failed: peer showed no certificate",
         "TLS failed: certificate has an unknown issuer",
     ] {
-        wait::until("the log names the fault", || {
-            scene.edge.log().contains(fault).then_some(())
-        });
+        scene.edge.until_logged(fault);
     }
 }

@@ -49,10 +49,9 @@ fn success_over_tls_in_both_directions() {
     };
     let scene = Scene::with(secure.net, secure.dir, &config);
     let mut job = MainJob::over_tcp(&scene);
-    job.caller = job.caller.behind_tls(
-        &format!("sip:caller@{carrier}:5065;transport=tls"),
-        at(carrier, 5065),
-    );
+    job.caller = job
+        .caller
+        .behind_tls(&format!("sips:caller@{carrier}:5065"), at(carrier, 5065));
     job.agent = job
         .agent
         .behind_tls(&format!("sip:agent@{ai_tls};transport=tls"), ai_tls);
@@ -63,6 +62,21 @@ fn success_over_tls_in_both_directions() {
     job.contact = format!("edge@{}:5061;transport=tls", scene.net.edge);
     let story = job.plays(&scene);
     drop(tunnel);
+    // RFC 3261 §12.1.1: who is called by sips: is reached by sips:.
+    let messages = |name: &str| {
+        let file = scene.dir.path().join(format!("{name}.messages"));
+        std::fs::read_to_string(file).expect("what SIPp traced")
+    };
+    let ours = |scheme: &str| format!("Contact: <{scheme}:edge@{}:5061", scene.net.edge);
+    for (party, scheme, other) in [
+        ("carrier", "sips", "sip"),
+        ("ai", "sip", "sips"),
+        ("human", "sips", "sip"),
+    ] {
+        let messages = messages(party);
+        assert!(messages.contains(&ours(scheme)), "{party}: {messages}");
+        assert!(!messages.contains(&ours(other)), "{party}: {messages}");
+    }
     is_from(
         &story,
         [("carrier", carrier), ("ai", ai), ("agents", human)],

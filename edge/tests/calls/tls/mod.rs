@@ -3,6 +3,7 @@
 mod faults;
 mod front;
 mod phone;
+mod sips;
 
 use crate::harness::pki::Issued;
 use crate::harness::{EdgeConfig, Net, Pki};

@@ -3,8 +3,8 @@
 // The tests and the demo each need another part of it.
 #![allow(dead_code, unused_imports)]
 
-pub mod client;
 pub mod baresip;
+pub mod client;
 pub mod digest;
 pub mod edge;
 pub mod main_job;

@@ -38,6 +38,8 @@ struct packet {
 	__u8 protocol;
 	/* A source route will replace the destination. */
 	__u8 rerouted;
+	/* More fragments follow. */
+	__u8 first_fragment;
 	enum edge_reason fault;
 };
 
@@ -89,27 +91,43 @@ static __always_inline enum seen fault(struct packet *packet, enum edge_reason r
 	return SEEN_FAULT;
 }
 
+/* It ends before its ports. */
+static __always_inline enum seen cut_off(struct packet *packet)
+{
+	return fault(packet, packet->first_fragment ? EDGE_SHORT_FRAGMENT : EDGE_TRUNCATED);
+}
+
 /* `left`: bytes from `at` to the end of the IP packet by its own account. */
-static __always_inline enum seen parse_ports(void *at, void *end, __u32 left, int first_fragment, struct packet *packet)
+static __always_inline enum seen parse_ports(void *at, void *end, __u32 left, struct packet *packet)
 {
 	struct ports *ports = at;
 
 	if (left < sizeof(*ports) || (void *)(ports + 1) > end)
-		return fault(packet, first_fragment ? EDGE_SHORT_FRAGMENT : EDGE_TRUNCATED);
+		return cut_off(packet);
 	packet->source_port = bpf_ntohs(ports->source);
 	packet->destination_port = bpf_ntohs(ports->destination);
 	return SEEN_PORTS;
 }
 
 /*
- * Options and extension headers are walked by callbacks of bpf_loop: the verifier then looks at one step and not at every path
- * through all of them.
+ * What is not at a fixed place is read with bpf_xdp_load_bytes, by its offset in the frame: without CAP_PERFMON the verifier
+ * lets no program add a variable to a packet pointer. Options and extension headers are walked by callbacks of bpf_loop: the
+ * verifier then looks at one step and not at every path through all of them.
  */
 #define LOOP_ON 0
 #define LOOP_END 1
 
-/* Headers that start further into the frame are not looked at; less than the verifier lets a program reach. */
-#define WALK_REACH 4095
+/* The same for ports at a variable place. */
+static __always_inline enum seen load_ports(struct xdp_md *ctx, __u32 offset, __u32 left, struct packet *packet)
+{
+	struct ports ports;
+
+	if (left < sizeof(ports) || bpf_xdp_load_bytes(ctx, offset, &ports, sizeof(ports)))
+		return cut_off(packet);
+	packet->source_port = bpf_ntohs(ports.source);
+	packet->destination_port = bpf_ntohs(ports.destination);
+	return SEEN_PORTS;
+}
 
 /* The walk over IPv4 options. */
 struct options {
@@ -124,42 +142,62 @@ struct options {
 static long walk_option(__u32 index, void *state)
 {
 	struct options *options = state;
-	void *end = (void *)(long)options->ctx->data_end;
-	__u32 offset = options->offset, left = options->left, size = 1;
-	__u8 *option;
+	__u8 kind, size = 1;
 
 	(void)index;
-	if (!left || offset > WALK_REACH)
+	if (!options->left || bpf_xdp_load_bytes(options->ctx, options->offset, &kind, sizeof(kind)))
 		return LOOP_END;
-	option = (void *)(long)options->ctx->data + offset;
-	if ((void *)(option + 1) > end || option[0] == IPV4_OPTION_END)
+	if (kind == IPV4_OPTION_END)
 		return LOOP_END;
-	if (option[0] != IPV4_OPTION_NOP) {
+	if (kind != IPV4_OPTION_NOP) {
 		options->rerouted = 1;
-		if (option[0] == IPV4_OPTION_LSRR || option[0] == IPV4_OPTION_SSRR)
+		if (kind == IPV4_OPTION_LSRR || kind == IPV4_OPTION_SSRR || options->left < 2)
 			return LOOP_END;
-		if (left < 2 || (void *)(option + 2) > end)
+		if (bpf_xdp_load_bytes(options->ctx, options->offset + 1, &size, sizeof(size)))
 			return LOOP_END;
-		size = option[1];
-		if (size < 2 || size > left)
+		if (size < 2 || size > options->left)
 			return LOOP_END;
 		options->rerouted = 0;
 	}
-	options->offset = offset + size;
-	options->left = left - size;
+	options->offset += size;
+	options->left -= size;
 	return LOOP_ON;
 }
 
-/* Whether the options, which lie inside the frame, hold a source route or cannot be read to their end. */
-static __noinline int ipv4_rerouted(struct xdp_md *ctx, __u32 offset, __u32 length)
+/*
+ * The rest of an IPv4 packet with options or an authentication header. `offset`: of the IP header in the frame; `left`: of the
+ * packet behind the IP header.
+ */
+static __noinline enum seen parse_ipv4_long(struct xdp_md *ctx, __u32 offset, __u32 header, __u32 left,
+					    struct packet *packet)
 {
-	struct options options = { .ctx = ctx, .offset = offset, .left = length };
+	struct options options = { .ctx = ctx, .offset = offset + sizeof(struct iphdr), .left = header - sizeof(struct iphdr) };
+	struct extension ah;
+	__u32 size;
 
+	offset += header;
+	if (offset > bpf_xdp_get_buff_len(ctx))
+		return fault(packet, EDGE_TRUNCATED);
 	bpf_loop(IPV4_OPTIONS, walk_option, &options, 0);
-	return options.rerouted;
+	packet->rerouted = options.rerouted;
+	if (packet->protocol)
+		return load_ports(ctx, offset, left, packet);
+
+	if (left < sizeof(ah) || bpf_xdp_load_bytes(ctx, offset, &ah, sizeof(ah)))
+		return cut_off(packet);
+	if (ah.next == IPPROTO_AH)
+		return fault(packet, EDGE_TOO_DEEP);
+	if (ah.next != IPPROTO_TCP && ah.next != IPPROTO_UDP)
+		return SEEN_FOREIGN;
+	packet->protocol = ah.next;
+	size = (ah.length + 2) * 4;
+	if (left < size)
+		return cut_off(packet);
+	return load_ports(ctx, offset + size, left == UNSTATED ? UNSTATED : left - size, packet);
 }
 
-static __always_inline enum seen parse_ipv4(struct xdp_md *ctx, void *at, void *end, struct packet *packet)
+/* `offset`: where `at` is in the frame. */
+static __always_inline enum seen parse_ipv4(struct xdp_md *ctx, __u32 offset, void *at, void *end, struct packet *packet)
 {
 	struct iphdr *ip = at;
 	__u32 header, total, left = UNSTATED;
@@ -181,43 +219,25 @@ static __always_inline enum seen parse_ipv4(struct xdp_md *ctx, void *at, void *
 			return fault(packet, EDGE_OVERLAP);
 		return SEEN_FOREIGN;
 	}
+	packet->first_fragment = fragment != 0;
 
 	header = ip->ihl * 4;
 	total = bpf_ntohs(ip->tot_len);
-	if (header < sizeof(*ip) || (total && total < header) || at + header > end)
+	if (header < sizeof(*ip) || (total && total < header))
 		return fault(packet, EDGE_TRUNCATED);
 	if (total)
 		left = total - header;
-	if (header > sizeof(*ip) && ipv4_rerouted(ctx, (void *)(ip + 1) - (void *)(long)ctx->data, header - sizeof(*ip)))
-		packet->rerouted = 1;
-	at += header;
-
-	if (ip->protocol == IPPROTO_AH) {
-		struct extension *ah = at;
-		__u32 size;
-
-		if (left < sizeof(*ah) || (void *)(ah + 1) > end)
-			return fault(packet, fragment ? EDGE_SHORT_FRAGMENT : EDGE_TRUNCATED);
-		size = (ah->length + 2) * 4;
-		if (ah->next == IPPROTO_AH)
-			return fault(packet, EDGE_TOO_DEEP);
-		packet->protocol = ah->next;
-		if (ah->next != IPPROTO_TCP && ah->next != IPPROTO_UDP)
-			return SEEN_FOREIGN;
-		if (left < size)
-			return fault(packet, fragment ? EDGE_SHORT_FRAGMENT : EDGE_TRUNCATED);
-		if (left != UNSTATED)
-			left -= size;
-		at += size;
-	}
-	return parse_ports(at, end, left, fragment, packet);
+	if (header != sizeof(*ip) || ip->protocol == IPPROTO_AH)
+		return parse_ipv4_long(ctx, offset, header, left, packet);
+	return parse_ports(ip + 1, end, left, packet);
 }
 
 /* The walk over IPv6 extension headers. */
 struct walk {
 	struct xdp_md *ctx;
-	/* Where the next header starts in the frame. */
+	/* Where the next header starts in the frame, and where the frame ends. */
 	__u32 offset;
+	__u32 end;
 	__u32 left;
 	__u8 next;
 	__u8 first_fragment;
@@ -236,83 +256,81 @@ static __always_inline long walk_end(struct walk *walk, enum seen seen, enum edg
 	return LOOP_END;
 }
 
-/* One extension header. */
-static long walk_extension(__u32 index, void *state)
+/* Whether `kind` is a header that leads to another. */
+static __always_inline int leads_on(__u32 kind)
 {
-	struct walk *walk = state;
-	struct extension *extension;
+	return kind == IPPROTO_HOPOPTS || kind == IPPROTO_ROUTING || kind == IPPROTO_FRAGMENT || kind == IPPROTO_DSTOPTS ||
+	       kind == IPPROTO_AH;
+}
+
+/* One extension header of kind `walk->next`, the first 8 bytes of which are in the packet and at `extension`. */
+static __always_inline long walk_on(struct walk *walk, const struct extension *extension)
+{
 	enum edge_reason cut = walk->first_fragment ? EDGE_SHORT_FRAGMENT : EDGE_TRUNCATED;
-	__u32 offset = walk->offset, size;
+	__u32 size = (extension->length + 1) * 8;
 	__u8 kind = walk->next;
 
-	if (kind == IPPROTO_TCP || kind == IPPROTO_UDP)
-		return walk_end(walk, SEEN_PORTS, 0);
-	if (kind != IPPROTO_HOPOPTS && kind != IPPROTO_ROUTING && kind != IPPROTO_FRAGMENT && kind != IPPROTO_DSTOPTS &&
-	    kind != IPPROTO_AH)
-		return walk_end(walk, SEEN_FOREIGN, 0);
-	if (index >= EDGE_EXTENSIONS || offset > WALK_REACH)
-		return walk_end(walk, SEEN_FAULT, EDGE_TOO_DEEP);
-
-	extension = (void *)(long)walk->ctx->data + offset;
-	if (walk->left < sizeof(*extension) || (void *)(extension + 1) > (void *)(long)walk->ctx->data_end)
-		return walk_end(walk, SEEN_FAULT, cut);
-	size = (extension->length + 1) * 8;
 	if (kind == IPPROTO_AH) {
 		size = (extension->length + 2) * 4;
 	} else if (kind == IPPROTO_FRAGMENT) {
-		__be16 fragment = extension->fragment;
-
 		size = 8;
-		if (fragment & IPV6_OFFSET) {
+		if (extension->fragment & IPV6_OFFSET) {
 			walk->protocol = extension->next;
-			if (extension->next == IPPROTO_TCP && (fragment & IPV6_OFFSET) == IPV6_OFFSET_ONE)
+			if (extension->next == IPPROTO_TCP && (extension->fragment & IPV6_OFFSET) == IPV6_OFFSET_ONE)
 				return walk_end(walk, SEEN_FAULT, EDGE_OVERLAP);
 			return walk_end(walk, SEEN_FOREIGN, 0);
 		}
-		if (fragment & IPV6_FRAGMENT) {
+		if (extension->fragment & IPV6_FRAGMENT) {
 			walk->first_fragment = 1;
 			cut = EDGE_SHORT_FRAGMENT;
 		}
 	} else if (kind == IPPROTO_ROUTING && extension->segments_left) {
 		walk->rerouted = 1;
 	}
-	if (walk->left < size || (void *)extension + size > (void *)(long)walk->ctx->data_end)
+	if (walk->left < size || walk->offset + size > walk->end)
 		return walk_end(walk, SEEN_FAULT, cut);
 	if (walk->left != UNSTATED)
 		walk->left -= size;
 	walk->next = extension->next;
-	walk->offset = offset + size;
+	walk->offset += size;
 	return LOOP_ON;
 }
 
-static __noinline int walk_extensions(struct walk *walk)
+/* The next extension header, or what comes after the last. */
+static long walk_extension(__u32 index, void *state)
 {
-	/* One more than are followed, to see what comes after the last. */
-	bpf_loop(EDGE_EXTENSIONS + 1, walk_extension, walk, 0);
-	return 0;
+	struct walk *walk = state;
+	struct extension extension;
+
+	if (walk->next == IPPROTO_TCP || walk->next == IPPROTO_UDP)
+		return walk_end(walk, SEEN_PORTS, 0);
+	if (!leads_on(walk->next))
+		return walk_end(walk, SEEN_FOREIGN, 0);
+	/* The first was seen before the walk. */
+	if (index + 1 >= EDGE_EXTENSIONS)
+		return walk_end(walk, SEEN_FAULT, EDGE_TOO_DEEP);
+	if (walk->left < sizeof(extension) || bpf_xdp_load_bytes(walk->ctx, walk->offset, &extension, sizeof(extension)))
+		return walk_end(walk, SEEN_FAULT, walk->first_fragment ? EDGE_SHORT_FRAGMENT : EDGE_TRUNCATED);
+	return walk_on(walk, &extension);
 }
 
-static __always_inline enum seen parse_ipv6(struct xdp_md *ctx, void *at, void *end, struct packet *packet)
+/*
+ * The rest of an IPv6 packet that does not start with its ports but with an extension header, at `offset` in the frame. `first`:
+ * its first 8 bytes; `kind_and_left`: its kind, and above 8 bits the bytes from there to the packet's end.
+ */
+static __noinline enum seen parse_ipv6_long(struct xdp_md *ctx, __u32 offset, __u64 kind_and_left, __u64 first,
+					    struct packet *packet)
 {
-	struct ipv6hdr *ip = at;
-	struct walk walk = { .ctx = ctx, .left = UNSTATED };
+	struct walk walk = {
+		.ctx = ctx,
+		.offset = offset,
+		.end = bpf_xdp_get_buff_len(ctx),
+		.left = kind_and_left >> 8,
+		.next = kind_and_left,
+	};
 
-	if ((void *)(ip + 1) > end || ip->version != 6)
-		return SEEN_FOREIGN;
-	packet->family = EDGE_FAMILY_IPV6;
-	__builtin_memcpy(packet->source, &ip->saddr, sizeof(packet->source));
-	__builtin_memcpy(packet->destination, &ip->daddr, sizeof(packet->destination));
-	if (ip->payload_len)
-		walk.left = bpf_ntohs(ip->payload_len);
-	at = ip + 1;
-	if (ip->nexthdr == IPPROTO_TCP || ip->nexthdr == IPPROTO_UDP) {
-		packet->protocol = ip->nexthdr;
-		return parse_ports(at, end, walk.left, 0, packet);
-	}
-
-	walk.offset = at - (void *)(long)ctx->data;
-	walk.next = ip->nexthdr;
-	walk_extensions(&walk);
+	if (walk_on(&walk, (struct extension *)&first) == LOOP_ON)
+		bpf_loop(EDGE_EXTENSIONS, walk_extension, &walk, 0);
 	packet->rerouted = walk.rerouted;
 	packet->protocol = walk.protocol;
 	if (walk.seen == SEEN_FAULT)
@@ -320,16 +338,39 @@ static __always_inline enum seen parse_ipv6(struct xdp_md *ctx, void *at, void *
 	if (walk.seen != SEEN_PORTS)
 		return SEEN_FOREIGN;
 	packet->protocol = walk.next;
-	if (walk.offset > WALK_REACH)
-		return fault(packet, EDGE_TOO_DEEP);
-	at = (void *)(long)ctx->data + walk.offset;
-	return parse_ports(at, (void *)(long)ctx->data_end, walk.left, walk.first_fragment, packet);
+	packet->first_fragment = walk.first_fragment;
+	return load_ports(ctx, walk.offset, walk.left, packet);
+}
+
+static __always_inline enum seen parse_ipv6(struct xdp_md *ctx, __u32 offset, void *at, void *end, struct packet *packet)
+{
+	struct ipv6hdr *ip = at;
+	__u64 *first = (void *)(ip + 1);
+	__u32 left = UNSTATED;
+
+	if ((void *)(ip + 1) > end || ip->version != 6)
+		return SEEN_FOREIGN;
+	packet->family = EDGE_FAMILY_IPV6;
+	__builtin_memcpy(packet->source, &ip->saddr, sizeof(packet->source));
+	__builtin_memcpy(packet->destination, &ip->daddr, sizeof(packet->destination));
+	if (ip->payload_len)
+		left = bpf_ntohs(ip->payload_len);
+	if (ip->nexthdr == IPPROTO_TCP || ip->nexthdr == IPPROTO_UDP) {
+		packet->protocol = ip->nexthdr;
+		return parse_ports(ip + 1, end, left, packet);
+	}
+	if (!leads_on(ip->nexthdr))
+		return SEEN_FOREIGN;
+	if (left < sizeof(*first) || (void *)(first + 1) > end)
+		return fault(packet, EDGE_TRUNCATED);
+	return parse_ipv6_long(ctx, offset + sizeof(*ip), (__u64)left << 8 | ip->nexthdr, *first, packet);
 }
 
 static __always_inline enum seen parse(struct xdp_md *ctx, struct packet *packet)
 {
 	void *at = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
 	struct ethhdr *ethernet = at;
+	__u32 offset;
 	__be16 type;
 	int tags;
 
@@ -347,10 +388,11 @@ static __always_inline enum seen parse(struct xdp_md *ctx, struct packet *packet
 		type = tag->type;
 		at = tag + 1;
 	}
+	offset = sizeof(*ethernet) + tags * sizeof(struct vlan_tag);
 	if (type == bpf_htons(ETH_P_IP))
-		return parse_ipv4(ctx, at, end, packet);
+		return parse_ipv4(ctx, offset, at, end, packet);
 	if (type == bpf_htons(ETH_P_IPV6))
-		return parse_ipv6(ctx, at, end, packet);
+		return parse_ipv6(ctx, offset, at, end, packet);
 	return SEEN_FOREIGN;
 }
 

@@ -27,6 +27,7 @@ use attach::Guarded;
 use edge_proto::config::Config;
 use guard::SharedFlows;
 use pins::{Pins, Remains};
+use rustix::thread::{CapabilitySet, capabilities};
 use std::path::PathBuf;
 use tracing::{info, warn};
 
@@ -128,6 +129,12 @@ impl Access {
         let tables = Tables::build(config, &mut self.rows).map_err(|fault| fault.to_string());
         if let (None, Ok(tables)) = (&self.filter, &tables) {
             let filter = Filter::load(tables).map_err(|fault| fault.to_string())?;
+            if !capabilities(None).is_ok_and(|sets| sets.effective.contains(CapabilitySet::PERFMON))
+            {
+                info!(
+                    "without CAP_PERFMON the kernel makes each XDP verdict some 0.3 us instead of 0.05 us long"
+                );
+            }
             self.share(&filter)?;
             self.filter = Some(filter);
         }

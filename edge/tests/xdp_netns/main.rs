@@ -1,5 +1,6 @@
 //! The filter on a veth pair between two network namespaces, with real sockets on both sides.
 
+mod capabilities;
 mod daemon;
 mod detached;
 mod reload;

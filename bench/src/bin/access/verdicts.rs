@@ -226,9 +226,9 @@ pub fn measure() -> anyhow::Result<Measured> {
         guard.allow_latching(local.parse()?, &[FlowSource::from(*source)]);
     }
     let tagged = |packets| changed(packets, |packet| packet.tags = vec![DOT1AD, DOT1Q]);
-    let extended = |packets| {
+    let extended = |packets, headers| {
         changed(packets, |packet: &mut Packet| {
-            packet.extensions = vec![Extension::options(60, 1), Extension::options(60, 2)];
+            packet.extensions = vec![Extension::options(60, 1); headers];
         })
     };
     let cases: Vec<(&'static str, Vec<Packet>)> = vec![
@@ -249,8 +249,12 @@ pub fn measure() -> anyhow::Result<Measured> {
             tagged(packets(&listed4, UDP, 5060)),
         ),
         (
+            "TCP, listed, one IPv6 extension header",
+            extended(packets(&listed6, TCP, 5060), 1),
+        ),
+        (
             "TCP, listed, two IPv6 extension headers",
-            extended(packets(&listed6, TCP, 5060)),
+            extended(packets(&listed6, TCP, 5060), 2),
         ),
         (
             "RTP of an open flow, IPv4",

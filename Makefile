@@ -14,11 +14,26 @@ UNPACKED_PACKAGES := prometheus
 TOOLS := $(CURDIR)/target/tools
 export PATH := $(PATH):$(TOOLS)/usr/bin
 
+# Of the packages, their checks and their smoke test.
+PACKAGING_PACKAGES := binutils dpkg-dev file lintian man-db rpm rpmlint systemd
+SMOKE_PACKAGES := mmdebstrap util-linux
+CARGO_DEB_VERSION := 3.8.0
+CARGO_GENERATE_RPM_VERSION := 0.21.1
+
+# `make deb PROFILE=dev` packages the debug build.
+PROFILE ?= release
+BUILT := target/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
+PACKAGES := target/packages
+STAGE := $(PACKAGES)/stage
+
+.PHONY: deb rpm stage deb-tools rpm-tools packaging-packages smoke
 .PHONY: help demo test run check-cargo build-packages test-packages lint unit sim fuzz clean
 
 help:
 	@echo "make demo   a call is answered, transferred by REFER and bridged, between real SIPp endpoints on loopback"
 	@echo "make test   everything that CI runs"
+	@echo "make deb, make rpm   packages in target/packages (PROFILE=dev: of the debug build)"
+	@echo "make smoke  the .deb in a clean Debian with systemd: install, call, transfer, upgrade, remove, purge"
 	@echo "make run    the edge in the foreground with config/sip-edge.toml"
 	@echo "make sim    SEEDS=$(SEEDS) seeded simulations of misbehaving peers"
 	@echo "make fuzz   SECONDS_EACH=$(SECONDS_EACH) of each fuzz target"
@@ -82,6 +97,53 @@ sim: check-cargo
 
 fuzz: build-packages
 	@for t in $$(ls edge/fuzz/seeds); do echo "fuzzing $$t for $(SECONDS_EACH) s"; edge/fuzz/run $$t $(SECONDS_EACH) || exit 1; done
+
+packaging-packages: build-packages
+	$(call install,$(PACKAGING_PACKAGES))
+
+# Their own speed does not matter: built fast.
+define install-tool
+	@if [ "$$($(CARGO) $(1) --version 2>/dev/null | sed 's/.* //')" != $(2) ]; then \
+	  echo "installing cargo-$(1) $(2)"; \
+	  CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_OPT_LEVEL=1 CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 \
+	    $(CARGO) install --quiet --locked cargo-$(1) --version $(2) $(3); \
+	fi
+endef
+
+deb-tools: packaging-packages
+	$(call install-tool,deb,$(CARGO_DEB_VERSION),--no-default-features --features gzip)
+
+rpm-tools: packaging-packages
+	$(call install-tool,generate-rpm,$(CARGO_GENERATE_RPM_VERSION))
+
+# What the packages hold besides files of the tree: completions come from the program itself, and the configuration differs
+# from config/sip-edge.toml in where records go.
+stage: packaging-packages
+	$(CARGO) build --quiet --locked --package sip-edge --bin sip-edge --profile $(PROFILE)
+	mkdir -p $(STAGE)
+	for shell in bash zsh fish; do $(BUILT)/sip-edge completions $$shell > $(STAGE)/sip-edge.$$shell || exit 1; done
+	sed 's|^path = "cdr.jsonl"  *|path = "/var/lib/sip-edge/cdr.jsonl" |' config/sip-edge.toml > $(STAGE)/sip-edge.toml
+	grep -q '^path = "/var/lib/sip-edge/cdr.jsonl"' $(STAGE)/sip-edge.toml
+	cp "$$(ls -t $(BUILT)/build/sip-edge-*/out/access.bpf.o | head -n 1)" $(STAGE)/access.bpf.o
+	for page in sip-edge.8 sip-edge.toml.5; do gzip -9nc packaging/man/$$page > $(STAGE)/$$page.gz || exit 1; done
+	CARGO=$(CARGO) packaging/third-party-licences.sh | gzip -9nc > $(STAGE)/third-party-licences.txt.gz
+
+deb: stage deb-tools
+	$(CARGO) deb --quiet --package sip-edge --no-build --profile $(PROFILE) --output $(PACKAGES)/
+	lintian --fail-on error $$(ls -t $(PACKAGES)/*.deb | head -n 1)
+
+rpm: stage rpm-tools
+	strip -o $(STAGE)/sip-edge $(BUILT)/sip-edge
+	$(CARGO) generate-rpm --package edge --profile $(PROFILE) --output $(PACKAGES)/
+	rpmlint --rpmlintrc packaging/rpm/rpmlintrc $$(ls -t $(PACKAGES)/*.rpm | head -n 1)
+
+# The version after this one, to upgrade to.
+smoke: deb
+	$(call install,$(SMOKE_PACKAGES))
+	$(CARGO) build --quiet --locked --package sip-edge --bin sip-edge --example demo
+	mkdir -p target/smoke
+	$(CARGO) deb --quiet --package sip-edge --no-build --profile $(PROFILE) --deb-revision 2 --output target/smoke/upgrade.deb
+	$(SUDO) packaging/smoke/run $$(ls -t $(PACKAGES)/*.deb | head -n 1) target/smoke/upgrade.deb target/debug/examples/demo
 
 clean:
 	$(CARGO) clean

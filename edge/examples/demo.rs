@@ -17,15 +17,9 @@ fn main() {
         eprintln!("the demo needs SIPp: apt install sip-tester");
         std::process::exit(1);
     }
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    let config = root.join("config/demo.toml");
-    // Where config/demo.toml has them. The demo's own line count starts at none.
-    let cdr = root.join("target/demo-cdr.jsonl");
-    let token = root.join("target/demo-admin.token");
-    let _ = std::fs::remove_file(&cdr);
     let net = Net::demo();
     let dir = tempfile::TempDir::new().expect("a temporary directory");
-    let edge = Edge::run(&net, dir.path(), &config, cdr, token);
+    let edge = start(&net, dir.path());
     step("sip-edge is ready on loopback with config/demo.toml");
 
     let voices = [
@@ -112,6 +106,23 @@ fn main() {
 
     report(&edge);
     println!("\ndemo: everything was observed");
+}
+
+/// An edge with config/demo.toml: one of its own, or (`demo --running CDR TOKEN`, for the packages' smoke test) one that runs
+/// already, with these files.
+fn start(net: &Net, dir: &Path) -> Edge {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if let [option, cdr, token] = arguments.as_slice()
+        && option == "--running"
+    {
+        return Edge::attach(net, dir, cdr.into(), token.into());
+    }
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    // Where config/demo.toml has them. The demo's own line count starts at none.
+    let cdr = root.join("target/demo-cdr.jsonl");
+    let token = root.join("target/demo-admin.token");
+    let _ = std::fs::remove_file(&cdr);
+    Edge::run(net, dir, &root.join("config/demo.toml"), cdr, token)
 }
 
 /// Prints timeline and CDR, and checks that they tell the same story.

@@ -1,8 +1,9 @@
 //! The access filter's place among the supervisor's things.
 
-use crate::access::{AccessOptions, AccessView, Mode};
+use crate::access::{AccessOptions, AccessView, DEFAULT_ROOT, Mode};
 use crate::config::{AccessMode, AccessSettings};
 use crate::metrics::Metrics;
+use std::path::PathBuf;
 
 pub(super) fn access_options(settings: &AccessSettings) -> AccessOptions {
     AccessOptions {
@@ -13,8 +14,13 @@ pub(super) fn access_options(settings: &AccessSettings) -> AccessOptions {
             AccessMode::Generic => Mode::Generic,
             AccessMode::Userspace => Mode::Userspace,
         },
-        ..AccessOptions::default()
+        pins: Some(pins()),
     }
+}
+
+/// Where on a BPF file system: the packaged unit lets the edge, which is not root there, see a directory of its own.
+fn pins() -> PathBuf {
+    std::env::var_os("SIP_EDGE_BPF_DIR").map_or_else(|| DEFAULT_ROOT.into(), PathBuf::from)
 }
 
 /// Reads the filter's latest status at each scrape.

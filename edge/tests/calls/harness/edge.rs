@@ -143,9 +143,9 @@ to = "carrier"
     }
 }
 
-/// A running daemon. It is killed when dropped.
+/// A running daemon. It is killed when dropped, if it was started here.
 pub struct Edge {
-    child: Child,
+    child: Option<Child>,
     dir: PathBuf,
     cdr: PathBuf,
     token: PathBuf,
@@ -174,26 +174,37 @@ impl Edge {
             .stderr(log)
             .spawn()
             .expect("the daemon starts");
-        let mut edge = Edge {
-            child,
+        let mut edge = Edge::attach(net, dir, cdr, token);
+        edge.child = Some(child);
+        edge.wait_until_ready();
+        edge
+    }
+
+    /// One that somebody else started, such as the service manager, with these files.
+    pub fn attach(net: &Net, dir: &Path, cdr: PathBuf, token: PathBuf) -> Edge {
+        Edge {
+            child: None,
             dir: dir.to_owned(),
             cdr,
             token,
             sip: SocketAddr::new(net.edge, 5060),
             admin: format!("http://{}:9090", Net::host(net.edge)),
-        };
-        let ready = wait::try_until(wait::PATIENCE, || {
-            if let Ok(Some(status)) = edge.child.try_wait() {
-                panic!("the daemon ended with {status}:\n{}", edge.log());
-            }
-            edge.try_get("/readyz").ok()
-        });
-        assert!(ready.is_some(), "not ready:\n{}", edge.log());
-        edge
+        }
     }
 
+    fn wait_until_ready(&mut self) {
+        let ready = wait::try_until(wait::PATIENCE, || {
+            if let Some(Ok(Some(status))) = self.child.as_mut().map(Child::try_wait) {
+                panic!("the daemon ended with {status}:\n{}", self.log());
+            }
+            self.try_get("/readyz").ok()
+        });
+        assert!(ready.is_some(), "not ready:\n{}", self.log());
+    }
+
+    /// Of a daemon that was started here.
     pub fn pid(&self) -> u32 {
-        self.child.id()
+        self.child.as_ref().expect("started here").id()
     }
 
     pub fn log(&self) -> String {
@@ -298,9 +309,11 @@ fn binary() -> PathBuf {
 
 impl Drop for Edge {
     fn drop(&mut self) {
-        if matches!(self.child.try_wait(), Ok(None)) {
-            let _ = self.child.kill();
-            let _ = self.child.wait();
+        if let Some(child) = &mut self.child
+            && matches!(child.try_wait(), Ok(None))
+        {
+            let _ = child.kill();
+            let _ = child.wait();
         }
     }
 }

@@ -1,0 +1,116 @@
+//! What the packages bring besides the program fits it: the unit, the manual pages, the versions. What only an installation can
+//! show is in packaging/smoke.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+fn tree(file: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(file)
+}
+
+fn read(file: &str) -> String {
+    std::fs::read_to_string(tree(file)).unwrap_or_else(|fault| panic!("{file}: {fault}"))
+}
+
+/// Keys of a TOML text, also of those that are commented out as in `# key = value`.
+fn keys(text: &str) -> BTreeSet<&str> {
+    text.lines()
+        .filter_map(|line| {
+            let line = line.strip_prefix("# ").unwrap_or(line);
+            let (key, _) = line.split_once(" = ")?;
+            let is_key = key
+                .chars()
+                .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_');
+            is_key.then_some(key)
+        })
+        .collect()
+}
+
+#[test]
+fn the_manual_page_describes_every_key() {
+    let page = read("packaging/man/sip-edge.toml.5");
+    let bold: BTreeSet<&str> = page
+        .lines()
+        .filter(|line| line.starts_with(".B"))
+        .flat_map(str::split_whitespace)
+        .collect();
+    let (annotated, every) = (
+        read("config/sip-edge.toml"),
+        read("edge/tests/config/odd/every-key.toml"),
+    );
+    let keys: BTreeSet<&str> = keys(&annotated).union(&keys(&every)).copied().collect();
+    assert!(keys.len() > 50, "{keys:?}");
+    let missing: Vec<_> = keys.difference(&bold).collect();
+    assert!(missing.is_empty(), "not in the manual page: {missing:?}");
+}
+
+#[test]
+fn the_manual_page_describes_every_command() {
+    let page = read("packaging/man/sip-edge.8").replace("\\-", "-");
+    let output = Command::new(env!("CARGO_BIN_EXE_sip-edge"))
+        .args(["completions", "bash"])
+        .output()
+        .unwrap();
+    let completions = String::from_utf8(output.stdout).unwrap();
+    let options: BTreeSet<&str> = completions
+        .split(|c: char| !(c.is_ascii_alphanumeric() || c == '-'))
+        .filter(|word| word.starts_with("--") && word.len() > 2)
+        .collect();
+    assert!(options.contains("--refer-to"), "{options:?}");
+    // Of single ctl commands, whose --help has them.
+    let details = [
+        "--active",
+        "--ended",
+        "--limit",
+        "--call",
+        "--help",
+        "--version",
+    ];
+    let untold = |option: &&&str| !details.contains(*option) && !page.contains(**option);
+    let missing: Vec<_> = options.iter().filter(untold).collect();
+    assert!(missing.is_empty(), "not in the manual page: {missing:?}");
+    for command in ["run", "check", "explain refer", "ctl", "cdr verify"] {
+        assert!(page.contains(&format!(".B {command}\n")), "{command}");
+    }
+}
+
+#[test]
+fn systemd_accepts_the_unit_and_finds_it_hardened() {
+    let directory = tempfile::tempdir().unwrap();
+    let unit = directory.path().join("sip-edge.service");
+    let text = read("packaging/systemd/sip-edge.service");
+    let here = text.replace("/usr/bin/sip-edge", env!("CARGO_BIN_EXE_sip-edge"));
+    std::fs::write(&unit, here).unwrap();
+    let analyze = |arguments: &[&str]| {
+        let output = Command::new("systemd-analyze")
+            .args(arguments)
+            .arg(&unit)
+            .output();
+        let output = output.ok()?;
+        let text =
+            String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+        Some((output.status.success(), text.into_owned()))
+    };
+    let Some((good, text)) = analyze(&["verify", "--man=no"]) else {
+        eprintln!("SKIPPED: systemd-analyze is not installed (apt install systemd)");
+        return;
+    };
+    // It also loads the units that this one wants, and complains about theirs.
+    let ours: Vec<&str> = text
+        .lines()
+        .filter(|line| line.contains("sip-edge"))
+        .collect();
+    assert!(good && ours.is_empty(), "{text}");
+    // In tenths: 2.0.
+    let security = analyze(&["security", "--offline=yes", "--no-pager", "--threshold=20"]);
+    let (good, text) = security.unwrap();
+    assert!(good, "{text}");
+}
+
+#[test]
+fn the_changelog_is_about_this_version() {
+    let changelog = read("packaging/deb/changelog");
+    let expected = format!("sip-edge ({}-", env!("CARGO_PKG_VERSION"));
+    assert!(changelog.starts_with(&expected), "{changelog}");
+}

@@ -54,17 +54,11 @@ impl Default for EdgeConfig {
 
 impl EdgeConfig {
     fn toml(&self, net: &Net, dir: &Path) -> String {
-        let host = Net::host;
-        let mask = if net.edge.is_ipv4() { 32 } else { 128 };
-        let transfer = if self.transfer.is_empty() {
-            String::new()
-        } else {
-            format!("[trunk.transfer]\n{}\n", self.transfer)
-        };
-        let uri = |own: &Option<String>, peer: IpAddr, port: u16| {
-            let usual = || format!("\"sip:{}:{port};transport=tcp\"", host(peer));
-            own.clone().unwrap_or_else(usual)
-        };
+        [self.places(net, dir), self.trunks(net)].concat()
+    }
+
+    /// Where the edge itself is.
+    fn places(&self, net: &Net, dir: &Path) -> String {
         let media = [Some(net.edge), self.other_media];
         let media: Vec<String> = media
             .iter()
@@ -93,7 +87,29 @@ token_file = "{dir}/token"
 
 [cdr]
 path = "{dir}/cdr.jsonl"
+"#,
+            edge_keys = self.edge,
+            sip = self.sip,
+            edge = Net::host(net.edge),
+            media = media.join(", "),
+            dir = dir.display(),
+        )
+    }
 
+    /// Its peers, and the way of calls between them.
+    fn trunks(&self, net: &Net) -> String {
+        let mask = if net.edge.is_ipv4() { 32 } else { 128 };
+        let transfer = if self.transfer.is_empty() {
+            String::new()
+        } else {
+            format!("[trunk.transfer]\n{}\n", self.transfer)
+        };
+        let uri = |own: &Option<String>, peer: IpAddr, port: u16| {
+            let usual = || format!("\"sip:{}:{port};transport=tcp\"", Net::host(peer));
+            own.clone().unwrap_or_else(usual)
+        };
+        format!(
+            r#"
 [[trunk]]
 name = "carrier"
 allow = ["{carrier_ip}/{mask}"]
@@ -123,10 +139,6 @@ number = "+44*"
 to = "carrier"
 {tail}
 "#,
-            edge_keys = self.edge,
-            sip = self.sip,
-            edge = host(net.edge),
-            media = media.join(", "),
             carrier_ip = net.carrier,
             ai_ip = net.ai,
             human_ip = net.human,
@@ -138,7 +150,6 @@ to = "carrier"
             ai_keys = self.ai,
             agents_keys = self.agents,
             tail = self.tail,
-            dir = dir.display(),
         )
     }
 }

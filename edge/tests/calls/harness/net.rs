@@ -2,6 +2,9 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpListener};
 
+/// Needs no privilege, and lies below the ports that the kernel gives out by itself.
+const LOCK_PORT: u16 = 5999;
+
 /// Addresses for the edge and its peers. The lock is a bound port, so it is released when the test's process ends.
 pub struct Net {
     pub edge: IpAddr,
@@ -20,7 +23,7 @@ impl Net {
             let number = 16 * 256 + (start.wrapping_mul(7919).wrapping_add(step)) % (100 * 256);
             let [_, _, a, b] = number.to_be_bytes();
             let host = |last: u8| IpAddr::V4(Ipv4Addr::new(127, a, b, last));
-            if let Ok(lock) = TcpListener::bind((host(254), 1)) {
+            if let Ok(lock) = TcpListener::bind((host(254), LOCK_PORT)) {
                 return Net {
                     edge: host(1),
                     carrier: host(2),

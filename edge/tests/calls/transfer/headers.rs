@@ -6,8 +6,14 @@ use crate::harness::{EdgeConfig, Scenario, Scene, Story};
 
 /// A REFER with these header lines to a human who is busy: the human's INVITE, and what is told of it.
 fn invite_of(refer_to: &str, lines: &[&str]) -> Option<(Scene, String, Story)> {
+    invite_under("", refer_to, lines)
+}
+
+/// The same with further keys of the policy.
+fn invite_under(policy: &str, refer_to: &str, lines: &[&str]) -> Option<(Scene, String, Story)> {
     let config = trusting();
     let config = EdgeConfig {
+        transfer: format!("{}\n{policy}", config.transfer),
         agents: format!(
             "headers = {{ \"X-Provider\" = \"acme\", \"X-Conversation-Id\" = \"fixed\" }}\n{}",
             config.agents
@@ -87,6 +93,58 @@ fn headers_of_the_refer_are_copied_or_visibly_dropped() {
         story.tells(&[&format!(
             "header_dropped header {name} of the REFER is not passed on to the target {rule}"
         )]);
+    }
+}
+
+#[test]
+fn what_sip_itself_uses_is_copied_under_no_policy() {
+    let policy = "pass_headers = [\"*\"]\ndrop_headers = []";
+    let target =
+        format!("<{TARGET}?P-Preferred-Identity=%3Csip:boss%40example.net%3E&Subject=help>");
+    let own = [
+        "Route: <sip:evil.example.com;lr>",
+        "P-Asserted-Identity: <sip:+15550999@example.net>",
+        "Diversion: <sip:+15550999@example.net>",
+        "Proxy-Authorization: Digest username=\"x\"",
+        "Replaces: call;to-tag=1;from-tag=2",
+        "PH-Allowed: yes",
+    ];
+    let Some((_scene, invite, story)) = invite_under(policy, &target, &own) else {
+        return;
+    };
+    let names = [
+        "Route",
+        "P-",
+        "Diversion",
+        "Proxy-",
+        "Replaces",
+        "PH-",
+        "Subject",
+        "Refer-To",
+    ];
+    let mut copied = lines(&invite, &names);
+    copied.sort_unstable();
+    assert_eq!(
+        copied,
+        [
+            "PH-Allowed: yes",
+            "Subject: help",
+            "X-Conversation-Id: fixed",
+            "X-Provider: acme"
+        ]
+    );
+    story.tells(&["header P-Preferred-Identity of the REFER is not passed on to the target SIP itself uses it"]);
+    for once in [
+        "Via: ",
+        "From: ",
+        "To: ",
+        "Call-ID: ",
+        "CSeq: ",
+        "Contact: ",
+        "Max-Forwards: ",
+    ] {
+        let times = invite.lines().filter(|line| line.starts_with(once)).count();
+        assert_eq!(times, 1, "{once} in {invite}");
     }
 }
 

@@ -108,10 +108,8 @@ pub fn run(legs: u16, core: usize, tuning: &Tuning) -> Result<()> {
     let waker = setup.commands.waker().clone();
     if tuning.busy_control {
         std::thread::spawn(move || {
-            if process::pin(core)
-                .and_then(|()| Ok(priority::nice(0)?))
-                .is_ok()
-            {
+            process::do_not_prefer();
+            if process::pin(core).is_ok() {
                 loop {
                     std::hint::spin_loop();
                 }
@@ -216,9 +214,9 @@ impl Control {
         self.send(MediaCommand::Close { allocation: nobody })?;
         loop {
             let event = self.events.recv_timeout(Some(ANSWER))?;
-            match event.context("the media thread does not answer")? {
-                MediaEvent::Closed { .. } => return Ok(()),
-                _ => {}
+            let event = event.context("the media thread does not answer")?;
+            if matches!(event, MediaEvent::Closed { .. }) {
+                return Ok(());
             }
         }
     }

@@ -102,10 +102,9 @@ unit:
 # Namespaces, packet sockets and real-time priority need root; what is built stays the user's.
 bench: build-packages
 	$(call install,$(BENCH_PACKAGES))
-	$(CARGO) build --release --quiet --package edge-bench --package sip-edge
+	$(CARGO) build --release --quiet --package edge-bench
 	$(SUDO) $(BENCHES)/relay compare $(if $(QUICK),--quick) --report bench/report
-	$(SUDO) $(BENCHES)/access
-	@echo "reports: bench/report/relay.md, bench/report/access.md"
+	@echo "report: bench/report/relay.md"
 
 sim: check-cargo
 	SEEDS=$(SEEDS) $(CARGO) run --quiet --package edge-sim -- --seeds $(SEEDS)

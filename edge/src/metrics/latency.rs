@@ -11,14 +11,11 @@ use std::sync::{Arc, Mutex};
 const LABELS: [&str; 2] = ["core", "lane"];
 const NANOS_PER_SECOND: f64 = 1e9;
 
-/// The media threads.
-type Threads = Vec<(CoreId, Arc<MediaCounters>)>;
-
 /// The histogram of all cores.
 #[derive(Clone)]
 pub struct RelayLatency {
     desc: Desc,
-    threads: Arc<Mutex<Threads>>,
+    threads: Arc<Mutex<Vec<(CoreId, Arc<MediaCounters>)>>>,
 }
 
 impl RelayLatency {

@@ -169,7 +169,7 @@ impl Receiver {
             let block = self.memory.as_ptr().add(self.next * BLOCK);
             let header = &raw mut (*block.cast::<libc::tpacket_block_desc>()).hdr.bh1;
             let status = &*(&raw mut (*header).block_status).cast::<AtomicU32>();
-            if status.load(Ordering::Acquire) & libc::TP_STATUS_USER == 0 {
+            if status.load(Ordering::Acquire) & libc::TP_STATUS_USER as u32 == 0 {
                 return false;
             }
             let mut at = block.add((*header).offset_to_first_pkt as usize);
@@ -184,7 +184,7 @@ impl Receiver {
                 at = at.add(frame.tp_next_offset as usize);
             }
             fence(Ordering::SeqCst);
-            status.store(libc::TP_STATUS_KERNEL, Ordering::Release);
+            status.store(libc::TP_STATUS_KERNEL as u32, Ordering::Release);
         }
         self.next = (self.next + 1) % BLOCKS;
         true

@@ -108,8 +108,10 @@ pub fn run(legs: u16, core: usize, tuning: &Tuning) -> Result<()> {
     let waker = setup.commands.waker().clone();
     if tuning.busy_control {
         std::thread::spawn(move || {
-            process::do_not_prefer();
-            if process::pin(core).is_ok() {
+            if process::pin(core)
+                .and_then(|()| Ok(priority::nice(0)?))
+                .is_ok()
+            {
                 loop {
                     std::hint::spin_loop();
                 }
@@ -214,9 +216,9 @@ impl Control {
         self.send(MediaCommand::Close { allocation: nobody })?;
         loop {
             let event = self.events.recv_timeout(Some(ANSWER))?;
-            let event = event.context("the media thread does not answer")?;
-            if matches!(event, MediaEvent::Closed { .. }) {
-                return Ok(());
+            match event.context("the media thread does not answer")? {
+                MediaEvent::Closed { .. } => return Ok(()),
+                _ => {}
             }
         }
     }

@@ -27,7 +27,7 @@ enum Armed {
     No,
     /// [`Kind::ReceiveFrom`].
     TellingSource,
-    /// [`Kind::Receive`], or [`Kind::ReceiveStamped`]; every packet is from the connected peer.
+    /// [`Kind::Receive`]; every packet is from the connected peer.
     Connected,
 }
 
@@ -54,8 +54,6 @@ pub struct Endpoint {
     closing: bool,
     /// Counted as connected.
     exclusive: bool,
-    /// Tells when its packets were received, once it is connected.
-    stamped: bool,
     /// A visit is planned.
     pub planned: bool,
 }
@@ -66,10 +64,8 @@ impl Endpoint {
         component: Component,
         file: u32,
         socket: MediaSocket,
-        stamped: bool,
     ) -> Self {
         Endpoint {
-            stamped: stamped && socket.stamp_receives().is_ok(),
             allocation,
             component,
             file,
@@ -99,7 +95,7 @@ impl Endpoint {
         }
     }
 
-    /// The peer of a connected socket: the source of every packet of a receive that tells none, and where a send without address goes.
+    /// The peer of a connected socket: the source of every [`Kind::Receive`] packet, and where a send without address goes.
     pub fn connected(&self) -> Option<SocketAddr> {
         self.connected
     }
@@ -219,27 +215,13 @@ impl Endpoint {
             }
         }
         if self.connected.is_some() && self.clean {
-            match self.connected_kind() {
-                Kind::ReceiveStamped => {
-                    ring.receive_stamped(self.file, self.token(Kind::ReceiveStamped))?;
-                }
-                kind => ring.receive(self.file, self.token(kind))?,
-            }
+            ring.receive(self.file, self.token(Kind::Receive))?;
             self.armed = Armed::Connected;
             return Ok(None);
         }
         ring.receive_from(self.file, self.token(Kind::ReceiveFrom))?;
         self.armed = Armed::TellingSource;
         Ok(self.connected.is_some().then_some(self.settled_at))
-    }
-
-    /// The receive for a connected socket.
-    fn connected_kind(&self) -> Kind {
-        if self.stamped {
-            Kind::ReceiveStamped
-        } else {
-            Kind::Receive
-        }
     }
 
     /// Connects or disconnects the socket. Must not be called while a receive is armed that tells no source.
@@ -278,7 +260,7 @@ impl Endpoint {
         let kind = match self.armed {
             Armed::No => return Ok(()),
             Armed::TellingSource => Kind::ReceiveFrom,
-            Armed::Connected => self.connected_kind(),
+            Armed::Connected => Kind::Receive,
         };
         if !self.cancelling {
             ring.cancel(self.token(kind))?;

@@ -1,5 +1,6 @@
 //! One guarded interface: attaching, noticing that the attachment is gone, detaching.
 
+use super::backoff::Backoff;
 use super::filter::{Filter, told};
 use super::interface::{self, Interface, InterfaceError};
 use super::pins::{Pins, Remains};
@@ -7,7 +8,10 @@ use super::status::{AttachMode, InterfaceState, Mode};
 use aya::programs::links::{FdLink, PinnedLink};
 use aya::programs::xdp::XdpLink;
 use aya::programs::{ProgramError, XdpMode};
+use std::time::Instant;
 use tracing::{debug, info, warn};
+
+const OCCUPIED: &str = "another XDP program is attached";
 
 /// Keeps the program attached while it lives.
 #[derive(Debug)]
@@ -37,6 +41,8 @@ pub(super) struct Guarded {
     state: InterfaceState,
     index: u32,
     attachment: Option<Attachment>,
+    backoff: Backoff,
+    losses: u64,
 }
 
 impl Guarded {
@@ -46,6 +52,8 @@ impl Guarded {
             state: InterfaceState::Absent,
             index: 0,
             attachment: None,
+            backoff: Backoff::new(),
+            losses: 0,
         }
     }
 
@@ -57,7 +65,13 @@ impl Guarded {
         &self.state
     }
 
-    /// Attaches the program, taking over what an earlier process left attached; does nothing where it is attached already.
+    /// How often somebody took the program off.
+    pub fn losses(&self) -> u64 {
+        self.losses
+    }
+
+    /// Attaches the program because somebody asked for it, taking over what an earlier process left attached; does nothing where
+    /// it is attached already.
     pub fn attach(
         &mut self,
         filter: &mut Filter,
@@ -68,13 +82,33 @@ impl Guarded {
         if self.state.is_attached() && self.attachment.is_some() {
             return;
         }
+        let now = Instant::now();
+        if !self.attempt(now, filter, mode, pins, remains) {
+            self.backoff.failed_on_demand(now);
+        }
+    }
+
+    /// One attempt; whether it succeeded.
+    fn attempt(
+        &mut self,
+        now: Instant,
+        filter: &mut Filter,
+        mode: Mode,
+        pins: Option<&Pins>,
+        remains: &mut Remains,
+    ) -> bool {
         let state = self
             .try_attach(filter, mode, pins, remains)
             .unwrap_or_else(|reason| match reason {
                 None => InterfaceState::Absent,
                 Some(reason) => InterfaceState::Failed { reason },
             });
+        let attached = state.is_attached();
+        if attached {
+            self.backoff.attached(now);
+        }
         self.change(state);
+        attached
     }
 
     /// `Err(None)`: there is no such interface.
@@ -98,6 +132,10 @@ impl Guarded {
                     attach_new(filter, found.index, mode).map_err(Some)?
                 }
             },
+            // Whoever holds it is left alone: no attempt is made that the kernel would have to refuse.
+            None if found.native.or(found.generic).is_some() => {
+                return Err(Some(OCCUPIED.to_owned()));
+            }
             None => attach_new(filter, found.index, mode).map_err(Some)?,
         };
         // What the kernel says, not what was asked for.
@@ -117,9 +155,9 @@ impl Guarded {
         })
     }
 
-    /// Compares with what the kernel says. An interface that came (again) is attached to; a program that somebody took off is
-    /// reported and stays off: whoever did that by hand had a reason.
-    pub fn poll(&mut self, filter: &mut Filter, mode: Mode, pins: Option<&Pins>) {
+    /// Compares with what the kernel says. An interface that came (again) is attached to at once; where somebody took the program
+    /// off, or it could not be attached, it is tried again and again, more and more rarely.
+    pub fn poll(&mut self, now: Instant, filter: &mut Filter, mode: Mode, pins: Option<&Pins>) {
         let found = match interface::query(&self.name) {
             Ok(found) => found,
             Err(InterfaceError::Absent) => {
@@ -129,19 +167,26 @@ impl Guarded {
             // Nothing is known: asked again at the next poll.
             Err(_) => return,
         };
-        match self.state {
+        let due = match self.state {
             InterfaceState::Attached { mode: was, .. } => {
                 if attached_mode(found, filter.program_id()).is_some() {
                     return;
                 }
                 self.attachment = None;
                 if found.index == self.index {
+                    self.losses += 1;
+                    self.backoff.lost(now);
                     return self.change(InterfaceState::Detached { mode: was });
                 }
-                self.attach(filter, mode, pins, &mut Remains::default());
+                true
             }
-            InterfaceState::Absent => self.attach(filter, mode, pins, &mut Remains::default()),
-            InterfaceState::Failed { .. } | InterfaceState::Detached { .. } => {}
+            InterfaceState::Absent => true,
+            InterfaceState::Failed { .. } | InterfaceState::Detached { .. } => {
+                self.backoff.is_due(now)
+            }
+        };
+        if due && !self.attempt(now, filter, mode, pins, &mut Remains::default()) {
+            self.backoff.failed(now);
         }
     }
 
@@ -238,7 +283,8 @@ fn explain(fault: &ProgramError) -> String {
         return told(fault);
     };
     match syscall.io_error.raw_os_error() {
-        Some(libc::EBUSY) => "another XDP program is attached".to_owned(),
+        // EEXIST: in the other mode.
+        Some(libc::EBUSY | libc::EEXIST) => OCCUPIED.to_owned(),
         Some(libc::EPERM) => "CAP_NET_ADMIN and CAP_BPF are needed".to_owned(),
         Some(libc::EOPNOTSUPP) => "the driver has no native XDP".to_owned(),
         _ => told(syscall),

@@ -41,9 +41,9 @@ impl AttachMode {
 pub enum InterfaceState {
     /// XDP drops what no trunk lists. `pinned`: a crash of the daemon leaves it in force.
     Attached { mode: AttachMode, pinned: bool },
-    /// The program could not be attached; tried again at the next reload.
+    /// The program could not be attached; tried again, at least once a minute.
     Failed { reason: String },
-    /// It was attached and somebody took it off; attached again at the next reload.
+    /// It was attached and somebody took it off; attached again soon.
     Detached { mode: AttachMode },
     /// There is no such interface; attached when it comes.
     Absent,
@@ -72,9 +72,11 @@ impl fmt::Display for InterfaceState {
                 let pinned = if *pinned { "" } else { ", not pinned" };
                 write!(f, "XDP attached ({}{pinned})", mode.as_str())
             }
-            InterfaceState::Failed { reason } => write!(f, "XDP not attached: {reason}"),
+            InterfaceState::Failed { reason } => {
+                write!(f, "XDP not attached: {reason}; tried again every minute")
+            }
             InterfaceState::Detached { .. } => {
-                f.write_str("XDP was detached by someone else; a reload attaches it again")
+                f.write_str("XDP was detached by someone else and is about to be attached again")
             }
             InterfaceState::Absent => f.write_str("no such interface"),
         }
@@ -86,6 +88,8 @@ impl fmt::Display for InterfaceState {
 pub struct InterfaceStatus {
     pub name: String,
     pub state: InterfaceState,
+    /// How often somebody took the program off.
+    pub losses: u64,
 }
 
 /// Packets that XDP dropped since the daemon started.

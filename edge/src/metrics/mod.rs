@@ -55,6 +55,7 @@ pub struct Metrics {
     rtp_dropped: IntCounterVec,
     access_dropped: IntCounterVec,
     xdp_attached: IntGaugeVec,
+    xdp_detached: IntCounterVec,
     ring_overflow: IntCounterVec,
     handoffs: IntCounterVec,
     malformed: IntCounter,
@@ -147,6 +148,11 @@ impl Metrics {
                 "access_xdp_attached",
                 "1 while XDP filters on an interface of access.interfaces, 0 while userspace alone does.",
                 &["interface", "mode"],
+            )?,
+            xdp_detached: family.counters(
+                "access_xdp_detached_total",
+                "How often somebody took XDP off an interface; the edge attaches it again.",
+                &["interface"],
             )?,
             access_dropped: family.counters(
                 "access_dropped_packets_total",

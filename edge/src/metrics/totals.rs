@@ -45,6 +45,11 @@ impl Metrics {
         );
     }
 
+    /// `losses`: how often the program was found taken off `interface` so far.
+    pub fn xdp_detached_total(&self, interface: &str, losses: u64) {
+        self.advance("xdp_detached", &self.xdp_detached, &[interface], losses);
+    }
+
     /// Counts at each scrape what the control thread of `core` handed to other cores, and what it could not hand on: `handoff`
     /// to other cores, `event` to the reporter.
     pub fn watch_control(&self, core: CoreId, status: Arc<CoreStatus>) {

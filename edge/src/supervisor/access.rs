@@ -30,6 +30,9 @@ pub(super) fn watch_access(metrics: &Metrics, view: AccessView) {
         for drop in &status.drops {
             metrics.access_dropped_total(&drop.listener, drop.reason.as_str(), drop.packets);
         }
+        for interface in &status.interfaces {
+            metrics.xdp_detached_total(&interface.name, interface.losses);
+        }
         metrics.set_xdp_attached(status.interfaces.iter().map(|interface| {
             let attached = status.fault.is_none() && interface.state.is_attached();
             (interface.name.as_str(), interface.state.mode(), attached)

@@ -5,6 +5,7 @@ use crate::xdp_support::daemon::{Daemon, Site, get, metric};
 use crate::xdp_support::netns::{Peer, mount_sys};
 use crate::xdp_support::traffic::{connect, knock, ping, until};
 use crate::xdp_support::{bpf, privileged};
+use aya::programs::XdpMode;
 use rustix::process::Signal;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, Stream};
@@ -104,7 +105,14 @@ fn is_refused_by_userspace(peer: &Peer, host: &'static str) {
     });
 }
 
-const ATTACHED: &str = "sip_edge_access_xdp_attached{interface=\"edge0\",mode=\"native\"}";
+const DETACHED: &str = "sip_edge_access_xdp_detached_total{interface=\"edge0\"}";
+
+/// What the metrics say, in whatever mode.
+fn attached() -> f64 {
+    let series =
+        |mode| format!("sip_edge_access_xdp_attached{{interface=\"edge0\",mode=\"{mode}\"}}");
+    metric(&series("native")) + metric(&series("none"))
+}
 
 #[test]
 fn the_daemon_refuses_with_and_without_xdp_and_says_which() {
@@ -121,22 +129,37 @@ fn the_daemon_refuses_with_and_without_xdp_and_says_which() {
         "{}",
         get("/readyz")
     );
-    assert_eq!(metric(ATTACHED), 1.0);
+    assert_eq!(attached(), 1.0);
     is_served(&peer, "10");
     let certificate = site.certificate.der().clone();
     assert!(peer.run(|| ask_over_tls(certificate)).starts_with(OK));
     is_dropped(&peer, "20");
     peer.run(|| ping("192.0.2.20", "192.0.2.1", 1));
 
+    // Taken off, and somebody else's program in its place: it is not fought for, and userspace refuses alone.
     bpf::detach("edge0");
+    let other = bpf::Occupied::new("edge0", XdpMode::Driver);
     daemon.says("detached by someone else");
-    until("readiness", || {
-        get("/readyz").contains("detached by someone else")
-    });
+    daemon.says("another XDP program is attached");
+    assert!(get("/readyz").contains("another XDP program is attached"));
     assert!(get("/readyz").contains("\"ready\":true"));
-    assert_eq!(metric(ATTACHED), 0.0);
+    assert_eq!(metric(DETACHED), 1.0);
+    assert_eq!(attached(), 0.0);
     is_refused_by_userspace(&peer, "20");
     is_served(&peer, "10");
+    drop(other);
+    daemon.says("XDP attached (native)");
+    until("readiness after the other is gone", || {
+        get("/readyz").contains("\"problems\":[]")
+    });
+    assert_eq!(attached(), 1.0);
+    is_dropped(&peer, "20");
+
+    // Taken off again, and nobody in its place.
+    bpf::detach("edge0");
+    daemon.says("detached by someone else");
+    daemon.says("XDP attached (native)");
+    assert_eq!(metric(DETACHED), 2.0);
 
     // A bad file changes nothing; a good one attaches XDP again, and turns the tables.
     site.write_text("[access]\ninterfaces = 5\n");

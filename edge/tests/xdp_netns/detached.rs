@@ -1,15 +1,16 @@
 //! XDP that is taken off, cannot be put on, or loses its interface.
 
 use crate::xdp_support::netns::{Peer, attempt, ip, mount_sys};
-use crate::xdp_support::traffic::{connect, until};
+use crate::xdp_support::traffic::{connect, knock, until};
 use crate::xdp_support::{bpf, privileged};
 use crate::{drops, options, setup, start};
+use aya::programs::XdpMode;
 use sip_edge::access::{Access, AttachMode, DEFAULT_ROOT, InterfaceState, Mode, Reason, interface};
 use std::net::TcpListener;
 
 #[test]
-fn a_program_taken_off_by_hand_is_noticed_and_put_back_by_a_reload() {
-    if !privileged("a_program_taken_off_by_hand_is_noticed_and_put_back_by_a_reload") {
+fn a_program_taken_off_by_hand_is_noticed_and_put_back() {
+    if !privileged("a_program_taken_off_by_hand_is_noticed_and_put_back") {
         return;
     }
     let config = setup().config();
@@ -27,6 +28,7 @@ fn a_program_taken_off_by_hand_is_noticed_and_put_back_by_a_reload() {
             mode: AttachMode::Native
         }
     );
+    assert_eq!(status.interfaces[0].losses, 1);
     assert!(
         status.to_string().contains("detached by someone else"),
         "{status}"
@@ -35,15 +37,63 @@ fn a_program_taken_off_by_hand_is_noticed_and_put_back_by_a_reload() {
     let listener = TcpListener::bind("192.0.2.1:5060").unwrap();
     peer.run(|| connect("192.0.2.20:0", "192.0.2.1:5060"));
     listener.accept().unwrap();
-    // It stays off until somebody asks for it.
-    access.poll();
-    assert!(!access.view().get().is_complete());
-    access.apply(&config, options(Mode::Native));
-    assert!(access.view().get().is_complete());
-    let _knocker = peer.run(|| crate::knock("192.0.2.20:0", "192.0.2.1:5060"));
+    // It comes back by itself, and drops.
+    comes_back(&mut access);
+    let _knocker = peer.run(|| knock("192.0.2.20:0", "192.0.2.1:5060"));
     until("a dropped SYN", || {
         drops(&mut access, "tcp:192.0.2.1:5060", Reason::Unlisted) > 0
     });
+    // A reload waits for nothing.
+    bpf::detach("edge0");
+    access.apply(&config, options(Mode::Native));
+    assert!(access.view().get().is_complete());
+    assert_eq!(access.view().get().interfaces[0].losses, 2);
+}
+
+fn comes_back(access: &mut Access) {
+    until("XDP is attached again", || {
+        access.poll();
+        access.view().get().is_complete()
+    });
+}
+
+#[test]
+fn who_took_the_interface_keeps_it_and_when_he_goes_xdp_comes_back() {
+    if !privileged("who_took_the_interface_keeps_it_and_when_he_goes_xdp_comes_back") {
+        return;
+    }
+    let config = setup().config();
+    let peer = Peer::linked();
+    let listener = TcpListener::bind("192.0.2.1:5060").unwrap();
+    for (ours, theirs) in [
+        (Mode::Native, XdpMode::Driver),
+        (Mode::Native, XdpMode::Skb),
+        (Mode::Auto, XdpMode::Driver),
+        (Mode::Auto, XdpMode::Skb),
+        (Mode::Generic, XdpMode::Driver),
+    ] {
+        let mut access = start(&config, ours);
+        bpf::detach("edge0");
+        let other = bpf::Occupied::new("edge0", theirs);
+        until("the attempts are refused", || {
+            access.poll();
+            let status = access.view().get();
+            status.to_string().contains("another XDP program")
+        });
+        // Asked for by a reload, it is no different.
+        access.apply(&config, options(ours));
+        let status = access.view().get();
+        assert!(status.to_string().contains("another XDP program"));
+        assert!(other.is_alone_on("edge0"), "{ours:?} {theirs:?}");
+        peer.run(|| connect("192.0.2.20:0", "192.0.2.1:5060"));
+        listener.accept().unwrap();
+        drop(other);
+        comes_back(&mut access);
+        let _knocker = peer.run(|| knock("192.0.2.20:0", "192.0.2.1:5060"));
+        until("a dropped SYN", || {
+            drops(&mut access, "tcp:192.0.2.1:5060", Reason::Unlisted) > 0
+        });
+    }
 }
 
 #[test]

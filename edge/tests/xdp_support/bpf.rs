@@ -1,6 +1,8 @@
 //! What somebody with bpftool could do to the daemon's attachments.
 
-use sip_edge::access::interface;
+use aya::Ebpf;
+use aya::programs::{Xdp, XdpMode};
+use sip_edge::access::{OBJECT, PASS_PROGRAM, interface};
 
 const BPF_LINK_GET_FD_BY_ID: libc::c_int = 30;
 const BPF_LINK_DETACH: libc::c_int = 34;
@@ -26,6 +28,37 @@ pub fn detach(name: &str) {
     // SAFETY: the descriptor was made above and is nobody else's.
     unsafe { libc::close(fd) };
     assert_eq!(program(name), None);
+}
+
+/// Somebody else's XDP program on an interface; taken off when dropped.
+pub struct Occupied {
+    program: u32,
+    _ebpf: Ebpf,
+}
+
+impl Occupied {
+    /// Puts a program on `name` that passes everything, and makes sure that it is there.
+    pub fn new(name: &str, mode: XdpMode) -> Occupied {
+        let mut ebpf = Ebpf::load(OBJECT).unwrap();
+        let pass: &mut Xdp = ebpf.program_mut(PASS_PROGRAM).unwrap().try_into().unwrap();
+        pass.load().unwrap();
+        pass.attach(name, mode).unwrap();
+        let occupied = Occupied {
+            program: pass.info().unwrap().id(),
+            _ebpf: ebpf,
+        };
+        assert!(occupied.is_alone_on(name));
+        occupied
+    }
+
+    /// Whether the interface runs this program and no other.
+    pub fn is_alone_on(&self, name: &str) -> bool {
+        let found = interface::query(name).unwrap();
+        [found.native, found.generic]
+            .into_iter()
+            .flatten()
+            .eq([self.program])
+    }
 }
 
 fn bpf(command: libc::c_int, argument: u32) -> libc::c_int {

@@ -30,6 +30,8 @@ fn the_sections() {
     let settings = every_key();
     assert_eq!(settings.cores, Cores::List(vec![0, 1]));
     assert_eq!(settings.fast_path, FastPath::Off);
+    assert_eq!(settings.media.batch, Duration::from_micros(100));
+    assert_eq!(settings.media.busy_poll, Duration::from_micros(20));
     assert_eq!(settings.access.interfaces, ["eth0"]);
     assert_eq!(settings.access.mode, AccessMode::Generic);
     assert_eq!(settings.admin.address.to_string(), "[::1]:9091");
@@ -150,6 +152,8 @@ fn the_defaults() {
     let settings = read(SMALL, None);
     assert_eq!(settings.cores, Cores::Auto);
     assert_eq!(settings.fast_path, FastPath::Auto);
+    assert_eq!(settings.media.batch, Duration::from_micros(50));
+    assert_eq!(settings.media.busy_poll, Duration::ZERO);
     assert_eq!(settings.access.mode, AccessMode::Auto);
     assert_eq!(settings.admin.address.to_string(), "127.0.0.1:9090");
     assert_eq!(

@@ -21,6 +21,7 @@ pub use peers::{PeerAddresses, peer_addresses};
 use crate::control::tls::TlsSettings;
 use diagnostic::{At, Place, Sink};
 use edge_proto::config::Config;
+use edge_proto::time::Duration;
 use raw::RawConfig;
 use std::net::SocketAddr;
 use std::os::unix::fs::MetadataExt;
@@ -38,6 +39,7 @@ pub struct Settings {
     /// Certificates are loaded and checked.
     pub tls: Arc<TlsSettings>,
     pub fast_path: FastPath,
+    pub media: MediaSettings,
     pub access: AccessSettings,
     pub admin: AdminSettings,
     /// `cdr.path`.
@@ -84,6 +86,15 @@ pub enum FastPath {
     Auto,
     /// The io_uring lane alone.
     Off,
+}
+
+/// What of `[media]` is for the media threads alone.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct MediaSettings {
+    /// `media.batch_us`; zero: packets are never kept.
+    pub batch: Duration,
+    /// `media.busy_poll_us`; zero: the media threads sleep whenever nothing is there.
+    pub busy_poll: Duration,
 }
 
 /// `[access]`.

@@ -7,6 +7,8 @@ use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU16, Ordering};
 
 const PAGE: usize = 4096;
+/// Octets of a cache line.
+const LINE: usize = 64;
 
 /// The most buffers a ring can have (the kernel's limit).
 pub const MAX_BUFFERS: u16 = 1 << 15;
@@ -30,6 +32,8 @@ pub struct BufferPool {
     ring: NonNull<BufRingEntry>,
     ring_layout: Layout,
     size: usize,
+    /// From one buffer to the next.
+    stride: usize,
     count: u16,
     /// Entries written so far; the kernel sees them at `publish`.
     tail: u16,
@@ -42,9 +46,15 @@ impl BufferPool {
             .clamp(2, MAX_BUFFERS)
             .checked_next_power_of_two()
             .unwrap_or(MAX_BUFFERS);
-        // A cache line each, so that no two packets share one.
-        let size = size.clamp(256, 1 << 16).next_multiple_of(64);
-        let (memory, memory_layout) = allocate(usize::from(count) * size);
+        // Whole cache lines, so that no two packets share one.
+        let size = size.clamp(256, 1 << 16).next_multiple_of(LINE);
+        // An odd number of them, so that the first lines of all buffers do not compete for the same few sets of the caches.
+        let stride = if (size / LINE).is_multiple_of(2) {
+            size + LINE
+        } else {
+            size
+        };
+        let (memory, memory_layout) = allocate(usize::from(count) * stride);
         let (ring, ring_layout) =
             allocate(usize::from(count) * std::mem::size_of::<BufRingEntry>());
         let mut pool = BufferPool {
@@ -53,6 +63,7 @@ impl BufferPool {
             ring: ring.cast(),
             ring_layout,
             size,
+            stride,
             count,
             tail: 0,
         };
@@ -86,7 +97,7 @@ impl BufferPool {
         if range.start > range.end || range.end > self.size || buffer.id >= self.count {
             return None;
         }
-        let offset = usize::from(buffer.id) * self.size + range.start;
+        let offset = usize::from(buffer.id) * self.stride + range.start;
         // SAFETY: buffer and range are within the memory, as checked; the memory was zeroed, so all of it is initialised.
         // `buffer` proves that the kernel does not have it, and the borrow of `self` that nobody else has a slice of it.
         Some(unsafe {
@@ -97,7 +108,7 @@ impl BufferPool {
     /// Gives a buffer back. The kernel can use it after the next `publish`.
     pub fn recycle(&mut self, buffer: Buffer) {
         let index = usize::from(self.tail & (self.count - 1));
-        let offset = usize::from(buffer.id) * self.size;
+        let offset = usize::from(buffer.id) * self.stride;
         // SAFETY: `index` is below the number of entries, a power of two; the kernel reads no entry at or beyond the
         // published tail, and no more than `count` buffers exist, so this entry is not one that it still has to read.
         // The fields are written one by one because the ring's tail lies in the first entry's last field.
@@ -198,6 +209,6 @@ mod tests {
             )
         };
         assert_eq!((entry.bid(), entry.len(), tail), (1, 256, 3));
-        assert_eq!(entry.addr(), pool.memory.as_ptr().addr() as u64 + 256);
+        assert_eq!(entry.addr(), pool.memory.as_ptr().addr() as u64 + 256 + 64);
     }
 }

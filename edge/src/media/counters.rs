@@ -1,5 +1,6 @@
 //! What a media thread counts. Written by the thread alone, read by whoever reports.
 
+use super::latency::LatencyCounters;
 use edge_proto::relay::DropReason;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -42,6 +43,8 @@ pub struct LaneCounters {
 #[repr(align(128))]
 pub struct MediaCounters {
     pub io_uring: LaneCounters,
+    /// Receive timestamp to send, on a sample of the packets.
+    pub relay_latency: LatencyCounters,
     dropped: [Counter; DropReason::ALL.len()],
     /// Completions that the kernel had to keep aside because the completion queue was full.
     pub completion_overflows: Counter,

@@ -27,7 +27,7 @@ enum Armed {
     No,
     /// [`Kind::ReceiveFrom`].
     TellingSource,
-    /// [`Kind::Receive`]; every packet is from the connected peer.
+    /// [`Kind::Receive`], or [`Kind::ReceiveStamped`]; every packet is from the connected peer.
     Connected,
 }
 
@@ -54,6 +54,8 @@ pub struct Endpoint {
     closing: bool,
     /// Counted as connected.
     exclusive: bool,
+    /// Tells when its packets were received, once it is connected.
+    stamped: bool,
     /// A visit is planned.
     pub planned: bool,
 }
@@ -64,8 +66,10 @@ impl Endpoint {
         component: Component,
         file: u32,
         socket: MediaSocket,
+        stamped: bool,
     ) -> Self {
         Endpoint {
+            stamped: stamped && socket.stamp_receives().is_ok(),
             allocation,
             component,
             file,
@@ -95,7 +99,7 @@ impl Endpoint {
         }
     }
 
-    /// The peer of a connected socket: the source of every [`Kind::Receive`] packet, and where a send without address goes.
+    /// The peer of a connected socket: the source of every packet of a receive that tells none, and where a send without address goes.
     pub fn connected(&self) -> Option<SocketAddr> {
         self.connected
     }
@@ -215,13 +219,27 @@ impl Endpoint {
             }
         }
         if self.connected.is_some() && self.clean {
-            ring.receive(self.file, self.token(Kind::Receive))?;
+            match self.connected_kind() {
+                Kind::ReceiveStamped => {
+                    ring.receive_stamped(self.file, self.token(Kind::ReceiveStamped))?;
+                }
+                kind => ring.receive(self.file, self.token(kind))?,
+            }
             self.armed = Armed::Connected;
             return Ok(None);
         }
         ring.receive_from(self.file, self.token(Kind::ReceiveFrom))?;
         self.armed = Armed::TellingSource;
         Ok(self.connected.is_some().then_some(self.settled_at))
+    }
+
+    /// The receive for a connected socket.
+    fn connected_kind(&self) -> Kind {
+        if self.stamped {
+            Kind::ReceiveStamped
+        } else {
+            Kind::Receive
+        }
     }
 
     /// Connects or disconnects the socket. Must not be called while a receive is armed that tells no source.
@@ -260,7 +278,7 @@ impl Endpoint {
         let kind = match self.armed {
             Armed::No => return Ok(()),
             Armed::TellingSource => Kind::ReceiveFrom,
-            Armed::Connected => Kind::Receive,
+            Armed::Connected => self.connected_kind(),
         };
         if !self.cancelling {
             ring.cancel(self.token(kind))?;

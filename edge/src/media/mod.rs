@@ -4,14 +4,19 @@
 //! - [`worker`] is the loop. It owns everything below and is owned by one thread.
 //! - [`ring`] and [`buffers`] hold what the kernel may touch, behind a safe interface: with [`sockets`] and [`endpoint`] (which
 //!   receive is armed on a socket, and when it may be connected) this is the home of `unsafe` in this crate.
+//! - [`pace`] decides when packets may gather, [`latency`] measures on a sample how long they stay.
+//! - [`priority`] puts the thread before the others of its core.
 //! - [`counters`] are read by the metrics.
 //!
-//! The supervisor makes the thread and pins it; on it, [`Worker::new`] then [`Worker::run`].
+//! The supervisor makes the thread and pins it; on it, [`priority::prefer`], [`Worker::new`], then [`Worker::run`].
 
 mod buffers;
 mod counters;
 mod endpoint;
 mod error;
+mod latency;
+mod pace;
+pub mod priority;
 mod ring;
 mod sockets;
 mod token;
@@ -19,6 +24,7 @@ mod worker;
 
 pub use counters::{Counter, LaneCounters, MediaCounters};
 pub use error::{KERNEL_FLOOR, MediaError};
+pub use latency::{BOUNDS_NS, LatencyCounters, SAMPLED_LEGS};
 pub use worker::Worker;
 
 use crate::access::MediaGuard;
@@ -43,6 +49,10 @@ pub struct MediaOptions {
     pub entries: u32,
     /// `media.timeout_s`; zero: never.
     pub timeout: Duration,
+    /// `media.batch_us`: how long packets that come fast may gather to be relayed together; zero: not at all.
+    pub batch: Duration,
+    /// `media.busy_poll_us`: how long the thread looks for packets before it sleeps; zero: not at all.
+    pub busy_poll: Duration,
 }
 
 impl Default for MediaOptions {
@@ -53,6 +63,8 @@ impl Default for MediaOptions {
             buffer_bytes: 2048,
             entries: 1024,
             timeout: Duration::from_secs(60),
+            batch: Duration::from_micros(50),
+            busy_poll: Duration::ZERO,
         }
     }
 }
@@ -64,6 +76,7 @@ pub fn probe_kernel() -> Result<(), MediaError> {
         buffers: 8,
         buffer_bytes: 64,
         files: 1,
+        polled: true,
     };
     ring::Ring::new(options).map(drop)
 }

@@ -24,6 +24,15 @@ const NAME_OCTETS: usize = std::mem::size_of::<libc::sockaddr_in6>();
 /// Octets of `struct io_uring_recvmsg_out`, which precedes the source.
 const RECVMSG_HEADER: usize = 16;
 
+/// Room that each [`Kind::ReceiveStamped`] buffer keeps for the time of arrival: a control message with a timespec.
+const STAMP_OCTETS: usize = CONTROL_HEADER + 16;
+
+/// Octets of a `cmsghdr` on a 64-bit machine.
+const CONTROL_HEADER: usize = 16;
+
+/// Completions that end a [`Wait::gather`] early, and so about the most sockets that one turn serves.
+pub const GATHERED: usize = 64;
+
 /// How a [`Ring`] is laid out.
 #[derive(Clone, Copy, Debug)]
 pub struct RingOptions {
@@ -33,6 +42,17 @@ pub struct RingOptions {
     pub buffer_bytes: usize,
     /// Entries of the fixed file table.
     pub files: u32,
+    /// [`Ring::has_work`] will be asked.
+    pub polled: bool,
+}
+
+/// How [`Ring::turn`] waits.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Wait {
+    /// For how long at most; `None`: for ever.
+    pub timeout: Option<Duration>,
+    /// Let completions gather for this long, unless there are [`GATHERED`] before. Ignored by a kernel that cannot (before 6.12).
+    pub gather: Duration,
 }
 
 /// One completion, its buffer claimed.
@@ -55,6 +75,16 @@ pub struct ReceivedFrom {
     pub truncated: bool,
 }
 
+/// A packet of a [`Kind::ReceiveStamped`] completion.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ReceivedStamped {
+    /// Where in the buffer the datagram is.
+    pub payload: Range<usize>,
+    pub truncated: bool,
+    /// When the kernel received it: nanoseconds of the wall clock. `None` where it does not say.
+    pub at: Option<u64>,
+}
+
 /// The ring, its buffers and its fixed files. Bound to the thread that made it (SINGLE_ISSUER).
 pub struct Ring {
     // Dropped first. What is in flight then is cancelled, not completed: with DEFER_TASKRUN receives and reads run only
@@ -63,6 +93,10 @@ pub struct Ring {
     pool: BufferPool,
     /// Tells the kernel how much room the source needs; shared by all receives, never written.
     shape: Box<libc::msghdr>,
+    /// The same for receives that tell the time instead.
+    stamped_shape: Box<libc::msghdr>,
+    /// Whether the kernel can let completions gather.
+    gathers: bool,
     /// Where the kernel writes the wake-up's count, which nobody reads.
     wake_count: Box<UnsafeCell<[u8; 8]>>,
     /// Destinations of the sends that wait for submission, by order of use.
@@ -83,6 +117,9 @@ impl Ring {
             .setup_coop_taskrun()
             .setup_submit_all()
             .setup_cqsize(completion_entries(options));
+        if options.polled {
+            builder.setup_taskrun_flag();
+        }
         let uring = builder
             .build(options.entries)
             .map_err(|error| MediaError::setup(error, disabled_sysctl()))?;
@@ -109,14 +146,16 @@ impl Ring {
         let entries = uring.params().sq_entries() as usize;
         let nobody = SockAddr::from(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)));
         Ok(Ring {
-            uring,
             pool,
-            shape: Box::new(recvmsg_shape()),
+            shape: Box::new(recvmsg_shape(NAME_OCTETS, 0)),
+            stamped_shape: Box::new(recvmsg_shape(0, STAMP_OCTETS)),
+            gathers: uring.params().is_feature_min_timeout(),
             wake_count: Box::new(UnsafeCell::new([0; 8])),
             destinations: vec![nobody; entries].into(),
             destinations_used: 0,
             sending: Vec::with_capacity(entries),
             thread_bound: PhantomData,
+            uring,
         })
     }
 
@@ -146,6 +185,16 @@ impl Ring {
     /// Arms a multishot receive that tells the source of each packet ([`Ring::received_from`]).
     pub fn receive_from(&mut self, file: u32, token: Token) -> io::Result<()> {
         let entry = opcode::RecvMsgMulti::new(Fixed(file), &raw const *self.shape, GROUP)
+            .build()
+            .user_data(token.to_bits());
+        self.push(&entry)
+    }
+
+    /// Arms a multishot receive that tells when each packet was received ([`Ring::received_stamped`]), for a connected socket
+    /// that has the times taken.
+    pub fn receive_stamped(&mut self, file: u32, token: Token) -> io::Result<()> {
+        let shape = &raw const *self.stamped_shape;
+        let entry = opcode::RecvMsgMulti::new(Fixed(file), shape, GROUP)
             .build()
             .user_data(token.to_bits());
         self.push(&entry)
@@ -249,6 +298,19 @@ impl Ring {
         })
     }
 
+    /// Takes apart what a [`Kind::ReceiveStamped`] completion of `length` octets left in its buffer.
+    pub fn received_stamped(&mut self, buffer: &Buffer, length: usize) -> Option<ReceivedStamped> {
+        let shape = &*self.stamped_shape;
+        let bytes = self.pool.bytes(buffer, 0..length)?;
+        let out = RecvMsgOut::parse(bytes, shape).ok()?;
+        let start = RECVMSG_HEADER + STAMP_OCTETS;
+        Some(ReceivedStamped {
+            payload: start..start + out.payload_data().len(),
+            truncated: out.is_payload_truncated(),
+            at: stamp(out.control_data()),
+        })
+    }
+
     /// Submits what waits, without waiting for completions.
     pub fn submit(&mut self) {
         self.pool.publish();
@@ -261,16 +323,32 @@ impl Ring {
         }
     }
 
-    /// Submits what waits, then waits for a completion at most `timeout` (`None`: for ever).
-    pub fn turn(&mut self, timeout: Option<Duration>) -> io::Result<()> {
+    /// Submits what waits, then waits for a completion.
+    pub fn turn(&mut self, wait: Wait) -> io::Result<()> {
         self.pool.publish();
-        let timespec = timeout.map(Timespec::from);
-        let result = match &timespec {
-            None => self.uring.submit_and_wait(1),
-            Some(timespec) => {
-                let args = SubmitArgs::new().timespec(timespec);
-                self.uring.submitter().submit_with_args(1, &args)
+        let timespec = wait.timeout.map(Timespec::from);
+        let gather_us = match self.gathers {
+            // Beyond the timeout it would delay what has to be done then. Rounded down: the kernel counts microseconds, and
+            // takes none for "wait for all that are wanted".
+            true => wait
+                .gather
+                .min(wait.timeout.unwrap_or(Duration::MAX))
+                .as_micros(),
+            false => 0,
+        };
+        let result = if timespec.is_none() && gather_us == 0 {
+            self.uring.submit_and_wait(1)
+        } else {
+            let mut args = SubmitArgs::new();
+            if let Some(timespec) = &timespec {
+                args = args.timespec(timespec);
             }
+            let mut wanted = 1;
+            if gather_us > 0 {
+                args = args.min_wait_usec(u32::try_from(gather_us).unwrap_or(u32::MAX));
+                wanted = GATHERED;
+            }
+            self.uring.submitter().submit_with_args(wanted, &args)
         };
         self.after_submit();
         match result {
@@ -307,6 +385,11 @@ impl Ring {
         }
     }
 
+    /// Whether [`Ring::turn`] would find something without waiting: looks at memory alone. Needs [`RingOptions::polled`].
+    pub fn has_work(&mut self) -> bool {
+        !self.uring.completion().is_empty() || self.uring.submission().taskrun()
+    }
+
     /// Whether the kernel keeps completions aside because the queue was full.
     pub fn overflowed(&mut self) -> bool {
         self.uring.submission().cq_overflow()
@@ -316,7 +399,7 @@ impl Ring {
         if self.uring.submission().is_full() {
             self.submit();
         }
-        // SAFETY: called by the methods above only, whose entries refer to `shape`, `wake_count` and the buffer group: all
+        // SAFETY: called by the methods above only, whose entries refer to `shape`, `stamped_shape`, `wake_count` and the buffer group: all
         // live as long as the ring and are written by nobody else.
         unsafe { self.uring.submission().push(entry) }
             .map_err(|_| io::Error::from(io::ErrorKind::WouldBlock))
@@ -382,11 +465,27 @@ fn disabled_sysctl() -> Option<String> {
 }
 
 /// Only the lengths matter: a multishot recvmsg puts everything into the buffer.
-fn recvmsg_shape() -> libc::msghdr {
+fn recvmsg_shape(name_octets: usize, control_octets: usize) -> libc::msghdr {
     // SAFETY: all zeros is a valid msghdr: null pointers and zero lengths.
     let mut shape: libc::msghdr = unsafe { std::mem::zeroed() };
-    shape.msg_namelen = NAME_OCTETS as libc::socklen_t;
+    shape.msg_namelen = name_octets as libc::socklen_t;
+    shape.msg_controllen = control_octets;
     shape
+}
+
+/// Reads the one control message that a socket with SO_TIMESTAMPNS adds: nanoseconds of the wall clock.
+fn stamp(control: &[u8]) -> Option<u64> {
+    let (length, rest) = control.split_first_chunk::<8>()?;
+    let (level, rest) = rest.split_first_chunk::<4>()?;
+    let (kind, rest) = rest.split_first_chunk::<4>()?;
+    let (seconds, rest) = rest.split_first_chunk::<8>()?;
+    let nanos = rest.first_chunk::<8>()?;
+    let is_stamp = usize::from_ne_bytes(*length) == STAMP_OCTETS
+        && i32::from_ne_bytes(*level) == libc::SOL_SOCKET
+        && i32::from_ne_bytes(*kind) == libc::SCM_TIMESTAMPNS;
+    let seconds = u64::try_from(i64::from_ne_bytes(*seconds)).ok()?;
+    let nanos = u64::try_from(i64::from_ne_bytes(*nanos)).ok()?;
+    is_stamp.then_some(seconds.checked_mul(1_000_000_000)?.checked_add(nanos)?)
 }
 
 /// Reads a `sockaddr_in` or `sockaddr_in6`.
@@ -413,6 +512,7 @@ fn socket_address(name: &[u8]) -> Option<SocketAddr> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::fd::AsFd;
 
     #[test]
     fn a_source_is_read_as_the_kernel_writes_it() {
@@ -430,12 +530,64 @@ mod tests {
     }
 
     #[test]
+    fn a_stamp_is_read_and_nothing_else() {
+        let mut control = [0; STAMP_OCTETS];
+        control[..8].copy_from_slice(&STAMP_OCTETS.to_ne_bytes());
+        control[8..12].copy_from_slice(&libc::SOL_SOCKET.to_ne_bytes());
+        control[12..16].copy_from_slice(&libc::SCM_TIMESTAMPNS.to_ne_bytes());
+        control[16..24].copy_from_slice(&3i64.to_ne_bytes());
+        control[24..].copy_from_slice(&14i64.to_ne_bytes());
+        assert_eq!(stamp(&control), Some(3_000_000_014));
+        assert_eq!(stamp(&control[..31]), None);
+        control[12] ^= 1;
+        assert_eq!(stamp(&control), None);
+        assert_eq!(stamp(&[]), None);
+    }
+
+    /// Below the microsecond that the kernel counts in, a time to gather is none: waiting for more completions without it would
+    /// be for ever.
+    #[test]
+    fn one_completion_ends_a_wait_however_short_the_time_to_gather() {
+        let (ended, end) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            let mut ring = Ring::new(RingOptions {
+                entries: 8,
+                buffers: 8,
+                buffer_bytes: 2048,
+                files: 2,
+                polled: false,
+            })
+            .unwrap();
+            let eventfd = rustix::event::eventfd(1, rustix::event::EventfdFlags::empty()).unwrap();
+            for nanos in [0, 1, 999, 1_000, 50_000] {
+                rustix::io::write(&eventfd, &1u64.to_ne_bytes()).unwrap();
+                ring.wait_for_wake(eventfd.as_fd()).unwrap();
+                let mut batch = Vec::with_capacity(8);
+                while batch.is_empty() {
+                    ring.turn(Wait {
+                        timeout: None,
+                        gather: Duration::from_nanos(nanos),
+                    })
+                    .unwrap();
+                    ring.completions(&mut batch);
+                }
+                ended.send(nanos).unwrap();
+            }
+        });
+        for nanos in [0, 1, 999, 1_000, 50_000] {
+            let deadline = Duration::from_secs(20);
+            assert_eq!(end.recv_timeout(deadline), Ok(nanos), "{nanos} ns");
+        }
+    }
+
+    #[test]
     fn this_kernel_has_what_is_needed() {
         let ring = Ring::new(RingOptions {
             entries: 8,
             buffers: 8,
             buffer_bytes: 2048,
             files: 2,
+            polled: true,
         })
         .unwrap();
         assert!(ring.completion_capacity() >= 16);

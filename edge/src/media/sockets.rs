@@ -5,7 +5,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use std::io;
 use std::mem::MaybeUninit;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 /// One UDP socket, bound to one address: what is sent from it carries the address that packets were received on.
 #[derive(Debug)]
@@ -33,6 +33,25 @@ impl MediaSocket {
             // Some kernels say so although it worked.
             Err(rustix::io::Errno::AFNOSUPPORT) | Ok(()) => Ok(()),
             Err(error) => Err(error.into()),
+        }
+    }
+
+    /// From now on a received datagram comes with the time at which the kernel got it.
+    pub fn stamp_receives(&self) -> io::Result<()> {
+        let on: libc::c_int = 1;
+        // SAFETY: the pointer and the length are those of a local that outlives the call.
+        let result = unsafe {
+            libc::setsockopt(
+                self.0.as_raw_fd(),
+                libc::SOL_SOCKET,
+                libc::SO_TIMESTAMPNS,
+                (&raw const on).cast(),
+                std::mem::size_of_val(&on) as libc::socklen_t,
+            )
+        };
+        match result {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
         }
     }
 

@@ -14,6 +14,8 @@ pub enum Kind {
     ReceiveFrom,
     /// A multishot receive on a connected socket.
     Receive,
+    /// A multishot receive on a connected socket that tells when the kernel got each packet.
+    ReceiveStamped,
     /// A send that failed (one that succeeds has no completion).
     Send,
     /// A cancellation that found nothing to cancel.
@@ -45,6 +47,7 @@ impl Token {
             Kind::Receive => 2,
             Kind::Send => 3,
             Kind::Cancel => 4,
+            Kind::ReceiveStamped => 5,
         };
         u64::from(self.allocation.generation) << 32
             | u64::from(self.allocation.slot & (MAX_SLOTS - 1)) << 8
@@ -60,6 +63,7 @@ impl Token {
             2 => Kind::Receive,
             3 => Kind::Send,
             4 => Kind::Cancel,
+            5 => Kind::ReceiveStamped,
             _ => return None,
         };
         Some(Token {
@@ -87,6 +91,7 @@ mod tests {
             Kind::Wake,
             Kind::ReceiveFrom,
             Kind::Receive,
+            Kind::ReceiveStamped,
             Kind::Send,
             Kind::Cancel,
         ] {
@@ -101,6 +106,6 @@ mod tests {
                 }
             }
         }
-        assert_eq!(Token::from_bits(5), None);
+        assert_eq!(Token::from_bits(6), None);
     }
 }

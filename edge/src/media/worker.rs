@@ -1,10 +1,11 @@
 //! The loop of a media thread: completions in, verdicts, sends out, and between them commands and timers.
 
-use super::buffers::Buffer;
 use super::counters::MediaCounters;
 use super::endpoint::{Endpoint, SETTLE};
 use super::error::MediaError;
-use super::ring::{Completion, Ring, RingOptions};
+use super::latency::{LatencySampler, SAMPLED_LEGS};
+use super::pace::Pace;
+use super::ring::{Completion, Ring, RingOptions, Wait};
 use super::sockets::bind_pair;
 use super::token::{Kind, MAX_SLOTS, Token};
 use super::{MediaOptions, Setup};
@@ -14,12 +15,10 @@ use crate::handoff::{Full, Receiver, Sender};
 use edge_proto::id::AllocationId;
 use edge_proto::relay::{
     Admission, Component, DropReason, MediaCommand, MediaEvent, Relay, RelayConfig, RelayOutput,
-    Verdict,
 };
 use edge_proto::time::Instant;
 use std::collections::VecDeque;
 use std::net::SocketAddr;
-use std::ops::Range;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -40,13 +39,6 @@ struct Flow {
     /// Where RTP is bound; RTCP is at the next port.
     local: SocketAddr,
     endpoints: [Endpoint; 2],
-}
-
-/// A packet in its buffer.
-struct Packet {
-    source: SocketAddr,
-    payload: Range<usize>,
-    truncated: bool,
 }
 
 /// One media thread's state. Made and run on the same thread.
@@ -71,6 +63,9 @@ pub struct Worker {
     visits: VecDeque<(Instant, AllocationId, Component)>,
     /// The wake-up must be armed.
     wake_unarmed: bool,
+    pace: Pace,
+    busy_poll: Duration,
+    latency: LatencySampler,
     #[cfg(test)]
     pub(super) addresses: Vec<(usize, usize)>,
 }
@@ -86,6 +81,7 @@ impl Worker {
             buffers: options.buffers,
             buffer_bytes: options.buffer_bytes,
             files: capacity * 2,
+            polled: !options.busy_poll.is_zero(),
         })?;
         setup.counters.capacity.set(u64::from(capacity));
         Ok(Worker {
@@ -107,6 +103,9 @@ impl Worker {
             ended: Vec::with_capacity(1024),
             visits: VecDeque::new(),
             wake_unarmed: true,
+            pace: Pace::new(options.batch),
+            busy_poll: options.busy_poll,
+            latency: LatencySampler::new().map_err(|_| MediaError::Memory)?,
             #[cfg(test)]
             addresses: Vec::new(),
         })
@@ -131,9 +130,9 @@ impl Worker {
             let eventfd = self.commands.waker().clone();
             self.wake_unarmed = self.ring.wait_for_wake(eventfd.as_fd()).is_err();
         }
-        let timeout = self.prepare_sleep();
+        let wait = self.prepare_sleep();
         self.ring
-            .turn(timeout)
+            .turn(wait)
             .map_err(MediaError::system("waiting on io_uring"))?;
         self.commands.waker().cancel_sleep();
         let now = self.clock.now();
@@ -142,10 +141,12 @@ impl Worker {
         }
         let mut batch = std::mem::take(&mut self.batch);
         self.ring.completions(&mut batch);
+        self.pace.begin(now, batch.len());
         for completion in batch.drain(..) {
             self.complete(now, completion);
         }
         self.batch = batch;
+        self.sample_latency(now);
         self.rearm(now);
         self.take_commands(now);
         self.relay.handle_timeout(now);
@@ -155,9 +156,25 @@ impl Worker {
         Ok(())
     }
 
-    /// Announces that this thread is about to sleep; returns for how long at most.
-    fn prepare_sleep(&mut self) -> Option<Duration> {
+    /// Announces that this thread is about to sleep; returns how.
+    fn prepare_sleep(&mut self) -> Wait {
+        if !self.busy_poll.is_zero() {
+            self.poll_busily();
+        }
+        let mut gather = Duration::ZERO;
+        if self.pace.is_gathering() {
+            // The sends of this turn are most of its work, and are done as they are submitted.
+            self.ring.submit();
+            gather = self.pace.gather(self.clock.now());
+        }
         self.commands.waker().announce_sleep();
+        Wait {
+            timeout: self.time_to_sleep(),
+            gather,
+        }
+    }
+
+    fn time_to_sleep(&self) -> Option<Duration> {
         if !self.backlog.is_empty() {
             return Some(EVENT_RETRY);
         }
@@ -165,8 +182,28 @@ impl Worker {
             return Some(Duration::ZERO);
         }
         let visit = self.visits.front().map(|&(at, ..)| at);
-        let next = self.relay.poll_timeout().into_iter().chain(visit).min()?;
+        let next = [self.relay.poll_timeout(), visit, self.latency.publish_at()];
+        let next = next.into_iter().flatten().min()?;
         Some(next.saturating_since(self.clock.now()))
+    }
+
+    /// Looks for packets and commands without sleeping. What waits for submission leaves first.
+    fn poll_busily(&mut self) {
+        self.ring.submit();
+        let until = self.clock.now() + self.busy_poll;
+        while !self.ring.has_work() && self.commands.is_empty() && self.clock.now() < until {
+            std::hint::spin_loop();
+        }
+    }
+
+    /// Measures how long the sampled packets of this turn stayed.
+    fn sample_latency(&mut self, now: Instant) {
+        if self.latency.is_pending() {
+            // Sent by the time this returns.
+            self.ring.submit();
+            self.latency.sent(now);
+        }
+        self.latency.publish(now, &self.counters.relay_latency);
     }
 
     fn complete(&mut self, now: Instant, completion: Completion) {
@@ -183,7 +220,7 @@ impl Worker {
                 self.counters.drop_packet(DropReason::SendFailed);
             }
             Kind::Cancel => self.cancel_failed(token),
-            Kind::ReceiveFrom | Kind::Receive => {
+            Kind::ReceiveFrom | Kind::Receive | Kind::ReceiveStamped => {
                 if let Some(buffer) = buffer {
                     match usize::try_from(result) {
                         Ok(length) => self.receive(now, token, buffer, length),
@@ -212,108 +249,6 @@ impl Worker {
         if let Some(endpoint) = endpoint(&mut self.flows, token.allocation, token.component) {
             endpoint.cancel_failed();
             self.ended.push((token.allocation, token.component));
-        }
-    }
-
-    fn receive(&mut self, now: Instant, token: Token, buffer: Buffer, length: usize) {
-        self.counters.io_uring.received.add(1);
-        match self.judge(now, token, &buffer, length) {
-            Ok((to, component, destination, payload)) => {
-                self.send(to, component, destination, buffer, payload);
-            }
-            Err(reason) => {
-                self.counters.drop_packet(reason);
-                self.ring.recycle(buffer);
-            }
-        }
-    }
-
-    /// Asks the relay about a received packet.
-    fn judge(
-        &mut self,
-        now: Instant,
-        token: Token,
-        buffer: &Buffer,
-        length: usize,
-    ) -> Result<(AllocationId, Component, SocketAddr, Range<usize>), DropReason> {
-        let Token {
-            allocation,
-            component,
-            ..
-        } = token;
-        let from =
-            endpoint(&mut self.flows, allocation, component).ok_or(DropReason::NoAllocation)?;
-        from.heard();
-        let packet = match token.kind {
-            Kind::ReceiveFrom => {
-                let received = self.ring.received_from(buffer, length);
-                received.map(|r| Packet {
-                    source: r.source,
-                    payload: r.payload,
-                    truncated: r.truncated,
-                })
-            }
-            _ => from.connected().map(|source| Packet {
-                source,
-                payload: 0..length,
-                // A plain receive does not tell; no packet of a real network is as large as a buffer.
-                truncated: length >= self.ring.buffer_bytes(),
-            }),
-        };
-        let packet = packet.ok_or(DropReason::NoAllocation)?;
-        if packet.truncated {
-            return Err(DropReason::Truncated);
-        }
-        let bytes = self
-            .ring
-            .bytes(buffer, packet.payload.clone())
-            .ok_or(DropReason::Truncated)?;
-        #[cfg(test)]
-        self.addresses.push((bytes.as_ptr().addr(), 0));
-        let verdict = self
-            .relay
-            .relay(now, allocation, component, packet.source, bytes);
-        match verdict {
-            Verdict::Forward {
-                to,
-                component,
-                destination,
-            } => Ok((to, component, destination, packet.payload)),
-            Verdict::Drop(reason) => Err(reason),
-        }
-    }
-
-    fn send(
-        &mut self,
-        to: AllocationId,
-        component: Component,
-        destination: SocketAddr,
-        buffer: Buffer,
-        payload: Range<usize>,
-    ) {
-        #[cfg(test)]
-        if let (Some(last), Some(bytes)) = (
-            self.addresses.last_mut(),
-            self.ring.bytes(&buffer, payload.clone()),
-        ) {
-            last.1 = bytes.as_ptr().addr();
-        }
-        let refused = match endpoint(&mut self.flows, to, component) {
-            Some(endpoint) => {
-                let address = (endpoint.connected() != Some(destination)).then_some(destination);
-                let token = endpoint.token(Kind::Send);
-                self.ring
-                    .send(endpoint.file(), token, buffer, payload, address)
-                    .err()
-            }
-            None => Some(buffer),
-        };
-        match refused {
-            None => self.counters.io_uring.sent.add(1),
-            Some(buffer) => {
-                self.counters.drop_packet(DropReason::SendFailed);
-                self.ring.recycle(buffer);
-            }
         }
     }
 
@@ -442,9 +377,10 @@ impl Worker {
             Ok([rtp, rtcp])
         });
         let [rtp, rtcp] = bound.inspect_err(|_| self.guard_closed(local))?;
+        let sampled = allocation.slot.is_multiple_of(SAMPLED_LEGS);
         let endpoints = [
-            Endpoint::new(allocation, Component::Rtp, first, rtp),
-            Endpoint::new(allocation, Component::Rtcp, first + 1, rtcp),
+            Endpoint::new(allocation, Component::Rtp, first, rtp, sampled),
+            Endpoint::new(allocation, Component::Rtcp, first + 1, rtcp, false),
         ];
         if let Some(flow) = self.flows.get_mut(slot) {
             *flow = Some(Box::new(Flow {
@@ -593,5 +529,6 @@ fn room(options: &MediaOptions) -> Result<u32, MediaError> {
     }
 }
 
+mod packets;
 #[cfg(test)]
 mod tests;

@@ -1,20 +1,23 @@
 //! What Prometheus scrapes. Names and labels are the contract with dashboards; every label set is bounded.
 
 mod labels;
+mod latency;
 mod observe;
 mod totals;
 
 use crate::cdr::CdrCounters;
+use crate::media::MediaCounters;
 use edge_proto::config::Config;
 use edge_proto::id::CoreId;
 use labels::Labels;
+use latency::RelayLatency;
 use prometheus::core::Collector;
 use prometheus::{
     Encoder, Gauge, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
     Opts, Registry, TextEncoder,
 };
 use std::cell::RefCell;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use totals::Totals;
 
 pub use labels::{KNOWN_METHODS, fold_code, fold_method};
@@ -53,6 +56,7 @@ pub struct Metrics {
     digest: IntCounterVec,
     rtp_packets: IntCounterVec,
     rtp_dropped: IntCounterVec,
+    relay_latency: RelayLatency,
     access_dropped: IntCounterVec,
     xdp_attached: IntGaugeVec,
     xdp_detached: IntCounterVec,
@@ -144,6 +148,11 @@ impl Metrics {
                 "Media packets that were not relayed, by reason.",
                 &["core", "reason"],
             )?,
+            relay_latency: family.register(RelayLatency::new(&Families::opts(
+                "rtp_relay_latency_seconds",
+                "From the kernel's receive timestamp of an RTP packet to the end of its send; of one leg in 16, at most one batch \
+                 of packets per millisecond.",
+            ))?)?,
             xdp_attached: family.gauges(
                 "access_xdp_attached",
                 "1 while XDP filters on an interface of access.interfaces, 0 while userspace alone does.",
@@ -236,6 +245,11 @@ impl Metrics {
     /// What the CDR writer counts.
     pub fn cdr(&self) -> CdrCounters {
         self.cdr.clone()
+    }
+
+    /// Tells from now on how long the media thread of `core` keeps packets.
+    pub fn watch_relay_latency(&self, core: CoreId, counters: Arc<MediaCounters>) {
+        self.relay_latency.watch(core, counters);
     }
 
     /// The overflow counter of one queue. `ring` names the queue: `event`, `handoff`, `media`, `calls`, `transactions`.

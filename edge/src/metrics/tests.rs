@@ -87,9 +87,10 @@ fn exercise(metrics: &Metrics) {
     metrics.leg_alive("carrier", true);
     metrics.rtp_packets_total(CoreId(0), "io_uring", "inbound", 7);
     metrics.rtp_dropped_total(CoreId(0), "stranger", 2);
+    metrics.watch_relay_latency(CoreId(0), Arc::default());
 }
 
-/// Names and labels that dashboards rely on. The relay latency histogram comes with the media threads' sampling.
+/// Names and labels that dashboards rely on.
 const CONTRACT: &[(&str, &[&str])] = &[
     ("sip_edge_calls_active", &["trunk"]),
     ("sip_edge_calls_total", &["trunk", "direction", "cause"]),
@@ -107,6 +108,7 @@ const CONTRACT: &[(&str, &[&str])] = &[
     ("sip_edge_digest_challenges_total", &["trunk", "outcome"]),
     ("sip_edge_rtp_packets_total", &["core", "lane", "direction"]),
     ("sip_edge_rtp_dropped_total", &["core", "reason"]),
+    ("sip_edge_rtp_relay_latency_seconds", &["core", "lane"]),
     (
         "sip_edge_access_dropped_packets_total",
         &["listener", "reason"],

@@ -91,6 +91,11 @@ fn needs_restart(old: &Settings, new: &Settings) -> Vec<String> {
         ("edge.cores", old.cores != new.cores),
         ("[media]", media(old) != media(new)),
         ("media.fast_path", old.fast_path != new.fast_path),
+        ("media.batch_us", old.media.batch != new.media.batch),
+        (
+            "media.busy_poll_us",
+            old.media.busy_poll != new.media.busy_poll,
+        ),
         ("[admin]", old.admin != new.admin),
         ("cdr.path", old.cdr_path != new.cdr_path),
     ]

@@ -248,6 +248,8 @@ impl Running {
             clock,
             options: MediaOptions {
                 timeout: self.settings.protocol.media.timeout,
+                batch: self.settings.media.batch,
+                busy_poll: self.settings.media.busy_poll,
                 ..MediaOptions::default()
             },
             commands: queue,
@@ -259,6 +261,8 @@ impl Running {
         let ready = ready.clone();
         self.threads
             .spawn(&format!("media-{id}"), Some(cpu), move || {
+                let priority = media::priority::prefer();
+                tracing::debug!(core = %id, %priority, "media thread");
                 let worker = media::Worker::new(setup).map_err(|error| error.to_string())?;
                 let _ = ready.send(());
                 worker.run().map_err(|error| error.to_string())
@@ -273,6 +277,7 @@ impl Running {
 
     /// Reads a media thread's counters at each scrape.
     fn watch_media(&self, core: CoreId, counters: Arc<MediaCounters>) {
+        self.metrics.watch_relay_latency(core, counters.clone());
         self.metrics.on_scrape(move |metrics| {
             let lane = &counters.io_uring;
             metrics.rtp_packets_total(core, "io_uring", "inbound", lane.received.get());

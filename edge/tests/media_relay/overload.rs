@@ -3,6 +3,7 @@
 use crate::bench::*;
 use edge_proto::relay::{Component, LatchMode};
 use sip_edge::media::MediaOptions;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Packets that fit into a socket's queue with the default limits, whatever the buffers do.
 const BURST: u16 = 60;
@@ -92,19 +93,28 @@ fn a_flood_of_strangers_does_not_stop_a_conversation() {
     let waiting = bench.open(V4, LatchMode::Signalling);
     bench.set_remote(waiting, a.rtp(), a.rtcp(), a.ip());
     let (leg_a, leg_b) = conversation(&mut bench, &a, &b);
-    let stop = std::sync::atomic::AtomicBool::new(false);
+    let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
+        // Also when a party does not hear what it should: the scope waits for the flood's thread.
+        let _ended = SetOnDrop(&stop);
         scope.spawn(|| {
             let stranger = Party::new("stranger", "127.0.0.9");
-            while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+            while !stop.load(Ordering::Relaxed) {
                 stranger.raw(Component::Rtp, waiting.rtp, &stranger.packet(0, 1));
             }
         });
         for number in 2..500 {
             talk(&a, leg_a, &b, leg_b, number);
         }
-        stop.store(true, std::sync::atomic::Ordering::Relaxed);
     });
     a.has_heard_nothing();
     b.has_heard_nothing();
+}
+
+struct SetOnDrop<'a>(&'a AtomicBool);
+
+impl Drop for SetOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }

@@ -2,6 +2,7 @@
 
 use crate::bench::*;
 use edge_proto::relay::{Component, DropReason, LatchMode, MediaCommand, MediaEvent, PayloadMap};
+use sip_edge::media::MediaCounters;
 
 /// Runs `test` on both families.
 fn both_families(test: impl Fn(&str)) {
@@ -176,4 +177,18 @@ fn legs_of_different_families_are_bridged() {
     let (leg_a, leg_b) = conversation(&mut bench, &a, &b);
     bench.wait_connected(2);
     talk(&a, leg_a, &b, leg_b, 2);
+}
+
+/// Slot 0 is one of those that are sampled; what is measured is published within a second or so.
+#[test]
+fn the_latency_of_a_sampled_leg_is_measured() {
+    let mut bench = Bench::new();
+    let (a, b) = (Party::new("caller", V4), Party::new("human", V4));
+    let (leg_a, leg_b) = conversation(&mut bench, &a, &b);
+    bench.wait_connected(2);
+    let samples = |counters: &MediaCounters| counters.relay_latency.cumulative().0.last().copied();
+    assert_eq!(samples(&bench.counters), Some(0));
+    talk(&a, leg_a, &b, leg_b, 2);
+    bench.wait_until("measured", |counters| samples(counters) == Some(1));
+    assert!(bench.counters.relay_latency.cumulative().1 > 0);
 }

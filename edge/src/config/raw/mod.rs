@@ -66,6 +66,8 @@ pub(super) struct RawMedia {
     pub ports: Option<At<RangeInclusive<u16>>>,
     pub fast_path: Option<At<FastPath>>,
     pub timeout_s: Option<At<u64>>,
+    pub batch_us: Option<At<u64>>,
+    pub busy_poll_us: Option<At<u64>>,
 }
 
 /// `[access]`.
@@ -101,6 +103,12 @@ pub(super) struct RawRewrite {
 
 /// The longest time a key in seconds may say: a day.
 const MAX_SECONDS: u64 = 86_400;
+
+/// Packets of a stream come 10 ms apart at the least; keeping them for longer than a part of that would be heard as jitter.
+const MAX_BATCH_US: u64 = 2_000;
+
+/// Longer than between two packets of any stream, so beyond it a thread would never sleep anyway.
+const MAX_BUSY_POLL_US: u64 = 20_000;
 /// The longest SIP timer base, in milliseconds.
 const MAX_TIMER_MS: u64 = 60_000;
 
@@ -217,6 +225,8 @@ fn media(sink: &mut Sink<'_>, mut section: Section<'_>) -> RawMedia {
         ports: section.parsed(sink, "ports", scalar::port_range),
         fast_path: section.choice(sink, "fast_path", &fast_path),
         timeout_s: section.integer(sink, "timeout_s", 0..=MAX_SECONDS),
+        batch_us: section.integer(sink, "batch_us", 0..=MAX_BATCH_US),
+        busy_poll_us: section.integer(sink, "busy_poll_us", 0..=MAX_BUSY_POLL_US),
     };
     section.finish(sink);
     raw

@@ -2,6 +2,7 @@
 
 use super::listen::{Listeners, is_usable};
 use super::value_or;
+use crate::config::MediaSettings;
 use crate::config::diagnostic::{At, Listed, Place, Sink};
 use crate::config::environment::Environment;
 use crate::config::raw::RawMedia;
@@ -12,6 +13,8 @@ use std::ops::RangeInclusive;
 
 const DEFAULT_PORTS: RangeInclusive<u16> = 10_000..=60_000;
 const DEFAULT_TIMEOUT_S: u64 = 60;
+/// Long enough for a dozen packets at the rates where it matters, and nothing beside the 20 ms between packets of a stream.
+const DEFAULT_BATCH_US: u64 = 50;
 /// A transferred call holds three legs for a while, each with a port for RTP and one for RTCP.
 const PORTS_PER_CALL: usize = 6;
 /// RTP and RTCP.
@@ -62,6 +65,14 @@ pub(super) fn media(
         ports,
         timeout: Duration::from_secs(value_or(&raw.timeout_s, DEFAULT_TIMEOUT_S)),
     })
+}
+
+/// How the media threads run.
+pub(super) fn settings(raw: &RawMedia) -> MediaSettings {
+    MediaSettings {
+        batch: Duration::from_micros(value_or(&raw.batch_us, DEFAULT_BATCH_US)),
+        busy_poll: Duration::from_micros(value_or(&raw.busy_poll_us, 0)),
+    }
 }
 
 const fn family(address: IpAddr) -> usize {

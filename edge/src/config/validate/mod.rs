@@ -82,6 +82,7 @@ pub(super) fn settings(
             .as_ref()
             .map(|f| f.value)
             .unwrap_or_default(),
+        media: media::settings(&raw.media),
         access,
         admin: AdminSettings {
             address: value_or(&raw.admin.address, DEFAULT_ADMIN),

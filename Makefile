@@ -26,8 +26,14 @@ BUILT := target/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
 PACKAGES := target/packages
 STAGE := $(PACKAGES)/stage
 
+# What the benches compare us with, and what they build their network with.
+BENCH_PACKAGES := iproute2 rtpengine-daemon
+BENCHES = $(or $(CARGO_TARGET_DIR),target)/release
+# QUICK=1 only shows that the benches run.
+QUICK ?=
+
 .PHONY: deb rpm stage deb-tools rpm-tools packaging-packages smoke
-.PHONY: help demo test run check-cargo build-packages test-packages lint unit sim fuzz clean
+.PHONY: help demo test run bench check-cargo build-packages test-packages lint unit sim fuzz clean
 
 help:
 	@echo "make demo   a call is answered, transferred by REFER and bridged, between real SIPp endpoints on loopback"
@@ -35,6 +41,7 @@ help:
 	@echo "make deb, make rpm   packages in target/packages (PROFILE=dev: of the debug build)"
 	@echo "make smoke  the .deb in a clean Debian with systemd: install, call, transfer, upgrade, remove, purge"
 	@echo "make run    the edge in the foreground with config/sip-edge.toml"
+	@echo "make bench  RTP relays beside each other into bench/report/ (about 20 minutes; QUICK=1: two, to see that it runs)"
 	@echo "make sim    SEEDS=$(SEEDS) seeded simulations of misbehaving peers"
 	@echo "make fuzz   SECONDS_EACH=$(SECONDS_EACH) of each fuzz target"
 
@@ -91,6 +98,13 @@ unit:
 	  $(CARGO) test --workspace --locked --no-fail-fast; \
 	fi
 	$(CARGO) test --workspace --locked --doc --quiet
+
+# Namespaces, packet sockets and real-time priority need root; what is built stays the user's.
+bench: build-packages
+	$(call install,$(BENCH_PACKAGES))
+	$(CARGO) build --release --quiet --package edge-bench
+	$(SUDO) $(BENCHES)/relay compare $(if $(QUICK),--quick) --report bench/report
+	@echo "report: bench/report/relay.md"
 
 sim: check-cargo
 	SEEDS=$(SEEDS) $(CARGO) run --quiet --package edge-sim -- --seeds $(SEEDS)

@@ -29,6 +29,8 @@ fn every_key() -> Settings {
 fn the_sections() {
     let settings = every_key();
     assert_eq!(settings.cores, Cores::List(vec![0, 1]));
+    let minute = std::time::Duration::from_secs(60);
+    assert_eq!(settings.drain_timeout, Some(minute));
     assert_eq!(settings.fast_path, FastPath::Off);
     assert_eq!(settings.media.batch, Duration::from_micros(100));
     assert_eq!(settings.media.busy_poll, Duration::from_micros(20));
@@ -151,6 +153,8 @@ password = "not-a-real-one"
 fn the_defaults() {
     let settings = read(SMALL, None);
     assert_eq!(settings.cores, Cores::Auto);
+    let five_minutes = std::time::Duration::from_secs(300);
+    assert_eq!(settings.drain_timeout, Some(five_minutes));
     assert_eq!(settings.fast_path, FastPath::Auto);
     assert_eq!(settings.media.batch, Duration::from_micros(50));
     assert_eq!(settings.media.busy_poll, Duration::ZERO);

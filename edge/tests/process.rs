@@ -3,6 +3,7 @@
 use rustix::process::{Pid, Signal, kill_process};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -60,7 +61,12 @@ impl Site {
     }
 
     fn run(&self) -> Daemon {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_sip-edge"))
+        self.run_with(|command| command)
+    }
+
+    fn run_with(&self, more: impl Fn(&mut Command) -> &mut Command) -> Daemon {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_sip-edge"));
+        let mut child = more(&mut command)
             .args(["run", "--config"])
             .arg(self.file())
             .stdin(Stdio::null())
@@ -196,7 +202,14 @@ fn it_says_that_it_is_ready_answers_and_drains_on_sigterm() {
 fn a_drain_waits_for_the_call_refuses_new_ones_and_ends_at_the_second_sigterm() {
     let site = Site::new();
     let phone = TcpListener::bind(site.sip(5099)).unwrap();
-    let daemon = site.run();
+    let notify = site.directory.path().join("notify");
+    let manager = UnixDatagram::bind(&notify).unwrap();
+    manager.set_read_timeout(Some(DEADLINE)).unwrap();
+    let daemon = site.run_with(|command| {
+        command
+            .env("NOTIFY_SOCKET", &notify)
+            .env("WATCHDOG_USEC", "400000")
+    });
     daemon.says("sip-edge ready");
     let to = site.sip(5060);
     let mut caller = connect(to);
@@ -215,6 +228,13 @@ fn a_drain_waits_for_the_call_refuses_new_ones_and_ends_at_the_second_sigterm() 
     }
     assert!(refusal.contains("SIP/2.0 503 "), "{refusal}");
     assert!(refusal.contains("Retry-After"), "{refusal}");
+    // As long as it drains it asks the service manager for more time, again and again.
+    let mut asked = 0;
+    while asked < 3 {
+        let mut bytes = [0; 256];
+        let length = manager.recv(&mut bytes).unwrap();
+        asked += usize::from(bytes[..length].starts_with(b"EXTEND_TIMEOUT_USEC="));
+    }
     daemon.signal(Signal::TERM);
     daemon.says("told to end before the drain was over");
     assert!(daemon.ends().success());

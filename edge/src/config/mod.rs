@@ -36,6 +36,8 @@ pub struct Settings {
     pub file: PathBuf,
     pub protocol: Arc<Config>,
     pub cores: Cores,
+    /// `edge.drain_timeout_s`; `None`: a drain waits for the last call, however long that takes.
+    pub drain_timeout: Option<std::time::Duration>,
     /// Certificates are loaded and checked.
     pub tls: Arc<TlsSettings>,
     pub fast_path: FastPath,

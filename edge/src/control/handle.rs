@@ -287,11 +287,11 @@ impl<P: Protocol> Control<P> {
         Ok(())
     }
 
-    /// New calls are refused from now on.
-    pub(super) fn drain(&self) {
+    /// New calls are refused from now on. `how`: [`Input::Drain`] or [`Input::End`].
+    pub(super) fn drain(&self, how: Input) {
         self.step(|driver| {
             driver.draining = true;
-            driver.inputs.push_back(Input::Drain);
+            driver.inputs.push_back(how);
         });
         let status = self.0.borrow().parts.status.clone();
         status.draining.store(true, Ordering::Release);

@@ -57,7 +57,8 @@ impl Inbox {
                     resolver,
                     listeners,
                 } => control.reload(config, tls, &resolver, listeners)?,
-                ControlCommand::Drain => control.drain(),
+                ControlCommand::Drain => control.drain(Input::Drain),
+                ControlCommand::End => control.drain(Input::End),
                 ControlCommand::Stop => return Ok(true),
             }
         }

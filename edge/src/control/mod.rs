@@ -87,6 +87,8 @@ pub enum ControlCommand {
     },
     /// Refuse new calls, finish the old; [`CoreStatus::idle`] tells when they are finished.
     Drain,
+    /// The same, but the old calls are ended now.
+    End,
     /// Close everything and return from [`run`].
     Stop,
 }

@@ -23,6 +23,7 @@ pub use handle::{Phase, Reloaded, RequestError, SupervisorHandle};
 use crate::admin::AdminError;
 use crate::cdr::CdrError;
 use crate::config::Settings;
+use crate::control::ControlCommand;
 use crate::control::listener::ListenError;
 use crate::media::MediaError;
 use handle::Request;
@@ -33,8 +34,11 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
 
-/// How often a drain looks whether the last call is over.
+/// How often a drain looks whether the last call is over, and an end whether the last is told.
 const DRAIN_TICK: Duration = Duration::from_millis(100);
+const END_TICK: Duration = Duration::from_millis(5);
+/// How long peers have to answer the BYEs of an end: longer than a transferor's last NOTIFY is waited for (8 * T1).
+const END: Duration = Duration::from_secs(6);
 
 /// How often XDP's attachments and drop counters are looked at.
 const ACCESS_TICK: Duration = Duration::from_secs(1);
@@ -103,6 +107,7 @@ async fn supervise(
     running.metrics.set_state(false, true);
     running.manager.stopping();
     running.manager.status("ending".to_owned());
+    running.end_calls().await;
     running.stop().await;
     outcome
 }
@@ -135,9 +140,22 @@ impl Signals {
 /// What a signal asks for.
 enum Wish {
     Reload,
-    /// Drain; the second time: end.
+    /// Drain, for as long as the configuration allows; the second time: end.
     Terminate,
     Interrupt,
+}
+
+/// Since when the edge was told to stop, if it was: an operator's `ctl drain` waits for the last call, SIGTERM does not wait
+/// for longer than `edge.drain_timeout_s`.
+#[derive(Clone, Copy, Default)]
+struct Stop(Option<tokio::time::Instant>);
+
+impl Stop {
+    fn is_overdue(self, limit: Option<Duration>) -> bool {
+        self.0
+            .zip(limit)
+            .is_some_and(|(since, limit)| since.elapsed() >= limit)
+    }
 }
 
 impl Running {
@@ -153,16 +171,21 @@ impl Running {
         access_tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut report_tick = tokio::time::interval(self.manager.period());
         report_tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut stop = Stop::default();
         loop {
             let draining = handle.phase() == Phase::Draining;
             tokio::select! {
                 wish = signals.next() => match wish {
                     Wish::Reload => drop(self.reload(handle).await),
-                    Wish::Terminate if draining => {
+                    Wish::Terminate if stop.0.is_some() => {
                         tracing::info!("told to end before the drain was over");
                         return Ok(());
                     }
-                    Wish::Terminate => self.drain(handle).await,
+                    Wish::Terminate => {
+                        stop = Stop(Some(tokio::time::Instant::now()));
+                        self.manager.stopping();
+                        self.drain(handle).await;
+                    }
                     Wish::Interrupt => {
                         tracing::info!("interrupted");
                         return Ok(());
@@ -181,8 +204,28 @@ impl Running {
                         tracing::info!("drained: the last call is over");
                         return Ok(());
                     }
+                    if stop.is_overdue(self.settings.drain_timeout) {
+                        tracing::warn!("edge.drain_timeout_s is over: the calls that are left are ended");
+                        return Ok(());
+                    }
                 }
             }
+        }
+    }
+
+    /// Ends the calls that are left; returns when their peers know and their records are on the way, or after [`END`]: what is
+    /// not recorded by then, the next start closes.
+    async fn end_calls(&self) {
+        for core in &self.cores {
+            core.command(ControlCommand::End).await;
+        }
+        let ended = async {
+            while !self.is_idle() {
+                tokio::time::sleep(END_TICK).await;
+            }
+        };
+        if tokio::time::timeout(END, ended).await.is_err() {
+            tracing::warn!("not every peer has answered its BYE");
         }
     }
 

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 /// How long between two pings when there is no watchdog: the status line is renewed as often.
 const STATUS_TICK: Duration = Duration::from_secs(5);
+/// The least time that a stopping edge asks for at once: more than ending the last calls and threads takes.
+const EXTENSION: Duration = Duration::from_secs(45);
 
 /// A service manager such as systemd, or none.
 #[derive(Debug)]
@@ -14,6 +16,7 @@ pub(super) struct ServiceManager {
     pulse: Pulse,
     /// What it was told last; not told twice.
     status: String,
+    stopping: bool,
 }
 
 impl ServiceManager {
@@ -23,6 +26,7 @@ impl ServiceManager {
             watchdog: sd_notify::watchdog_enabled(),
             pulse: Pulse::default(),
             status: String::new(),
+            stopping: false,
         }
     }
 
@@ -46,8 +50,20 @@ impl ServiceManager {
         }
     }
 
+    /// From now on systemd's TimeoutStopSec runs, unless [`ServiceManager::more_time`] is asked for: how long a drain may take is
+    /// for `edge.drain_timeout_s` to say, not for two files. Told once.
     pub(super) fn stopping(&mut self) {
-        self.tell(&[NotifyState::Stopping]);
+        if !std::mem::replace(&mut self.stopping, true) {
+            self.tell(&[NotifyState::Stopping]);
+        }
+        self.more_time();
+    }
+
+    /// Asks for time until the next time it asks. In small portions, so that a process that hangs is not waited for.
+    fn more_time(&self) {
+        let portion = (self.period() * 4).max(EXTENSION);
+        let micros = u32::try_from(portion.as_micros()).unwrap_or(u32::MAX);
+        self.tell(&[NotifyState::ExtendTimeoutUsec(micros)]);
     }
 
     /// The line that `systemctl status` shows.
@@ -58,10 +74,14 @@ impl ServiceManager {
         }
     }
 
-    /// Pings the watchdog if every control thread has done something since the last call. `beats`: one count per thread.
+    /// Pings the watchdog if every thread has done something since the last call. `beats`: one count per thread.
     pub(super) fn tick(&mut self, beats: &[u64]) {
-        if self.pulse.is_alive(beats) && self.watchdog.is_some() {
+        let alive = self.pulse.is_alive(beats);
+        if alive && self.watchdog.is_some() {
             self.tell(&[NotifyState::Watchdog]);
+        }
+        if alive && self.stopping {
+            self.more_time();
         }
     }
 
@@ -120,6 +140,7 @@ mod tests {
             watchdog,
             pulse: Pulse::default(),
             status: String::new(),
+            stopping: false,
         };
         let patience = Duration::from_secs(30);
         assert!(manager(Some(patience)).period() * 3 < patience);

@@ -5,6 +5,7 @@ mod access;
 mod challenged;
 mod cores;
 mod crash;
+mod drain;
 mod harness;
 mod ipv6;
 mod load;

@@ -59,6 +59,8 @@ pub enum Input {
     Reload(Arc<Config>),
     /// Refuse new calls (503 + Retry-After), finish the old.
     Drain,
+    /// The process is about to end: refuse new calls, and end the old with the cause `edge_restart`, telling their peers.
+    End,
 }
 
 /// Why a connection ended.

@@ -104,6 +104,7 @@ impl B2bua {
             Input::Timeout => {}
             Input::Reload(config) => self.on_reload(config),
             Input::Drain => self.cx.draining = true,
+            Input::End => self.on_end(),
         }
         self.settle();
     }
@@ -132,10 +133,10 @@ impl B2bua {
     }
 
     /// Whether nothing is left to finish: no call, no transaction whose answer a peer still waits for, nothing on its way to
-    /// another core.
+    /// another core. Transactions that only absorb retransmissions that no reliable transport makes are no reason to stay.
     pub fn is_idle(&self) -> bool {
         self.calls.is_empty()
-            && self.cx.transactions.counts() == (0, 0)
+            && self.cx.transactions.is_quiet()
             && self.cx.parked_handoffs.len() == 0
     }
 

@@ -1,6 +1,7 @@
-//! A new configuration, and what it takes away.
+//! What concerns every call at once: a new configuration and what it takes away, and the end of the process.
 
-use super::B2bua;
+use super::{B2bua, Context};
+use crate::call::Call;
 use crate::config::{Config, Trunk};
 use crate::id::ConnectionId;
 use std::net::SocketAddr;
@@ -28,13 +29,23 @@ impl B2bua {
             .map(|(id, _)| id)
             .collect();
         // Calls first, so that their BYEs still leave over the connections that are about to close.
-        let keys: Vec<_> = self.calls.iter().map(|(_, call)| call.key).collect();
-        for key in keys {
-            self.with_call(key, |call, cx| call.on_reload(cx));
-        }
+        self.with_each_call(Call::on_reload);
         self.settle();
         for connection in lost {
             self.cx.close(connection);
+        }
+    }
+
+    /// The process ends: what is left of each call is told to its peers, and recorded.
+    pub(super) fn on_end(&mut self) {
+        self.cx.draining = true;
+        self.with_each_call(Call::on_end);
+    }
+
+    fn with_each_call(&mut self, act: impl Fn(&mut Call, &mut Context)) {
+        let keys: Vec<_> = self.calls.iter().map(|(_, call)| call.key).collect();
+        for key in keys {
+            self.with_call(key, &act);
         }
     }
 }

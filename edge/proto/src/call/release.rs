@@ -23,6 +23,8 @@ impl Call {
         let code = match cause {
             Cause::Completed => 200,
             Cause::Cancelled => 487,
+            // Another edge may take the call.
+            Cause::EdgeRestart => 503,
             _ => 480,
         };
         let outcome = Outcome::new(None, cause, by, String::new());
@@ -355,6 +357,16 @@ impl Call {
                 Some(Cause::AccessRemoved.as_str().to_owned()),
             );
             self.end_call(cx, Cause::AccessRemoved);
+        }
+    }
+
+    /// The process is about to end. A call that is ending already goes on with that.
+    pub fn on_end(&mut self, cx: &mut Context) {
+        let alive = self.legs.values().find(|leg| leg.is_alive());
+        if let Some(number) = alive.map(|leg| leg.number) {
+            let why = Some(Cause::EdgeRestart.as_str().to_owned());
+            self.note(cx, number, "end", "the edge stops".to_owned(), why);
+            self.end_call(cx, Cause::EdgeRestart);
         }
     }
 }

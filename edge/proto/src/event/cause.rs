@@ -145,7 +145,7 @@ impl Cause {
             Cause::TrunkLimit => "the trunk's limit of concurrent or new calls is reached",
             Cause::MediaTimeout => "no RTP for longer than media.timeout_s",
             Cause::MediaFailed => "no media port could be opened",
-            Cause::EdgeRestart => "the edge was restarted during the call",
+            Cause::EdgeRestart => "the edge stopped or was restarted during the call",
             Cause::EdgeOverload => "a limit of the edge was reached, or it is draining",
             Cause::AccessRemoved => "a reload took the source off the trunk's allow list",
             Cause::Unauthorized => "the INVITE did not show valid credentials",

@@ -9,6 +9,7 @@ mod bytes;
 mod cancel;
 mod challenge;
 mod cores;
+mod ending;
 mod failover;
 mod harness;
 mod identity;

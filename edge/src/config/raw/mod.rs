@@ -34,6 +34,7 @@ pub(super) struct RawEdge {
     /// `None`, or `Ok`: "auto".
     pub cores: Option<At<Result<(), Vec<At<u64>>>>>,
     pub domains: Vec<At<String>>,
+    pub drain_timeout_s: Option<At<u64>>,
 }
 
 /// `[sip]`.
@@ -177,6 +178,7 @@ fn edge(sink: &mut Sink<'_>, mut section: Section<'_>) -> RawEdge {
     let raw = RawEdge {
         cores: section.word_or_integers(sink, "cores", ("auto", ()), 0..=1023),
         domains: items(section.list(sink, "domains", scalar::host)),
+        drain_timeout_s: section.integer(sink, "drain_timeout_s", 0..=MAX_SECONDS),
     };
     section.finish(sink);
     raw

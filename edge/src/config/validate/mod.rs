@@ -75,6 +75,10 @@ pub(super) fn settings(
         file: file.to_owned(),
         protocol: Arc::new(protocol),
         cores,
+        drain_timeout: match value_or(&raw.edge.drain_timeout_s, DEFAULT_DRAIN_S) {
+            0 => None,
+            seconds => Some(std::time::Duration::from_secs(seconds)),
+        },
         tls: Arc::new(tls),
         fast_path: raw
             .media
@@ -98,6 +102,7 @@ pub(super) fn settings(
     })
 }
 
+const DEFAULT_DRAIN_S: u64 = 300;
 const DEFAULT_ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9090);
 
 /// The value of a key, or its default.

@@ -2,10 +2,11 @@
 
 use super::net::Net;
 use super::wait;
+use rustix::process::{Pid, Signal, kill_process};
 use std::fs;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 
 /// What differs between tests' configurations; the rest is the same for all.
 pub struct EdgeConfig {
@@ -218,6 +219,40 @@ impl Edge {
         self.child.as_ref().expect("started here").id()
     }
 
+    pub fn signal(&self, signal: Signal) {
+        let pid = i32::try_from(self.pid()).ok().and_then(Pid::from_raw);
+        kill_process(pid.expect("a process"), signal).expect("the edge lives");
+    }
+
+    /// Waits for its end.
+    pub fn ends(&mut self) -> ExitStatus {
+        let child = self.child.as_mut().expect("started here");
+        let status = wait::try_until(2 * wait::PATIENCE, || child.try_wait().expect("a child"));
+        status.unwrap_or_else(|| panic!("the daemon does not end:\n{}", self.log()))
+    }
+
+    /// Asks it by its own command line.
+    pub fn ctl(&self, arguments: &[&str]) -> String {
+        let output = Command::new(binary())
+            .args(["ctl", "--admin", &self.admin, "--token-file"])
+            .arg(&self.token)
+            .args(arguments)
+            .output()
+            .expect("the command runs");
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
+    /// What `cdr verify` says about the CDR file.
+    pub fn verdict(&self) -> String {
+        let output = Command::new(binary())
+            .args(["cdr", "verify"])
+            .arg(&self.cdr)
+            .output()
+            .expect("the command runs");
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
     pub fn log(&self) -> String {
         fs::read_to_string(self.dir.join("edge.log")).unwrap_or_default()
     }
@@ -243,6 +278,15 @@ impl Edge {
             .call()?
             .body_mut()
             .read_to_string()
+    }
+
+    /// The HTTP status of `/readyz`.
+    pub fn readiness(&self) -> u16 {
+        match self.try_get("/readyz") {
+            Ok(_) => 200,
+            Err(ureq::Error::StatusCode(status)) => status,
+            Err(fault) => panic!("GET /readyz: {fault}"),
+        }
     }
 
     /// Where the admin API is.

@@ -5,6 +5,7 @@
 
 pub mod baresip;
 pub mod client;
+pub mod counted;
 pub mod digest;
 pub mod edge;
 pub mod main_job;
@@ -20,6 +21,7 @@ pub mod wait;
 pub mod wire;
 
 pub use client::Client;
+pub use counted::{Conversation, Counted};
 pub use edge::{Edge, EdgeConfig};
 pub use net::Net;
 pub use pki::Pki;

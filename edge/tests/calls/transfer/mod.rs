@@ -2,7 +2,7 @@
 
 mod again;
 mod auth;
-mod cast;
+pub(crate) mod cast;
 mod codecs;
 mod endings;
 mod failures;

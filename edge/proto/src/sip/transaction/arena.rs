@@ -52,6 +52,10 @@ impl<T> Arena<T> {
             .map(|(_, value)| value)
     }
 
+    pub(super) fn iter(&self) -> impl Iterator<Item = &T> {
+        self.slots.iter().map(|(_, (_, value))| value)
+    }
+
     pub(super) fn len(&self) -> usize {
         self.slots.len()
     }

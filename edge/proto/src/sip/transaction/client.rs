@@ -108,6 +108,13 @@ impl Machine {
     }
 }
 
+impl Client {
+    /// Whether the final response is still to come.
+    pub(super) fn is_waiting(&self) -> bool {
+        self.machine.is_waiting()
+    }
+}
+
 impl TransactionLayer {
     /// Sends a request in a new client transaction; `bytes` is the whole message, whose top Via carries `branch`. Never for
     /// ACK, which has no transaction.

@@ -238,6 +238,12 @@ impl TransactionLayer {
         (self.clients.len(), self.servers.len())
     }
 
+    /// Whether nothing is on its way: no response awaited or owed, no ACK awaited, nothing that may have to be sent again.
+    pub fn is_quiet(&self) -> bool {
+        self.clients.iter().all(|client| !client.is_waiting())
+            && self.servers.iter().all(|server| !server.is_owed())
+    }
+
     /// Whether there is room; `reserved`: whether the request may use the part kept for dialogs that exist.
     fn has_room(&self, reserved: bool) -> bool {
         let limit = self.limits.transactions;

@@ -102,6 +102,15 @@ impl Machine {
 }
 
 impl Server {
+    /// Whether the peer still waits for something, or we for its ACK. Over a reliable transport a final response to any
+    /// request but an INVITE ends the transaction, so one that is left may have to answer again.
+    pub(super) fn is_owed(&self) -> bool {
+        match &self.machine {
+            Machine::Invite(machine) => !machine.is_acknowledged(),
+            Machine::NonInvite(_) => true,
+        }
+    }
+
     /// Whether a copy of its request that comes by another path is a merged request (RFC 3261 §8.2.2.2). Not after an answer
     /// that invites the client to try again: a second try by another address repeats Call-ID, From tag and CSeq
     /// (RFC 3263 §4.3), and some clients do not count CSeq up when they answer a challenge.

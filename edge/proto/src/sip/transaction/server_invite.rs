@@ -62,6 +62,15 @@ impl ServerInvite {
         self.state
     }
 
+    /// Whether the ACK for its final response came.
+    pub fn is_acknowledged(&self) -> bool {
+        match self.state {
+            State::Proceeding | State::Completed => false,
+            State::Accepted => self.acknowledged,
+            State::Confirmed | State::Terminated => true,
+        }
+    }
+
     /// Whether a final response was sent.
     pub fn is_final(&self) -> bool {
         self.state != State::Proceeding

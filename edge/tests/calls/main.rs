@@ -2,6 +2,9 @@
 //! a test can say who heard whom. Where SIPp is missing, every test says that it is skipped.
 
 mod access;
+#[path = "../xdp_support/bpf.rs"]
+#[allow(dead_code, reason = "the XDP tests use the rest")]
+mod bpf;
 mod challenged;
 mod cores;
 mod crash;
@@ -10,8 +13,14 @@ mod harness;
 mod ipv6;
 mod load;
 mod modify;
+#[path = "../xdp_support/netns.rs"]
+#[allow(dead_code, reason = "the XDP tests use the rest")]
+mod netns;
 mod originated;
 mod reloads;
 mod setup;
 mod tls;
+#[path = "../xdp_support/traffic.rs"]
+#[allow(dead_code, reason = "the XDP tests use the rest")]
+mod traffic;
 mod transfer;

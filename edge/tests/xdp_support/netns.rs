@@ -2,6 +2,7 @@
 //! test.
 
 use rustix::thread::{UnshareFlags, gettid, unshare_unsafe};
+use std::os::fd::AsRawFd as _;
 use std::process::Command;
 use std::sync::mpsc::{Receiver, Sender, channel};
 
@@ -42,6 +43,28 @@ pub fn attempt(program: &str, arguments: &str) -> (bool, String) {
         .unwrap_or_else(|fault| panic!("{program}: {fault}"));
     let errors = String::from_utf8_lossy(&output.stderr).into_owned();
     (output.status.success(), errors)
+}
+
+/// Makes a veth interface keep its receive queue when its XDP program comes and goes (by receive offload, which wants the same
+/// queue). Otherwise the kernel throws away what is in it at that moment, whoever sent it.
+pub fn keep_queue(interface: &str) {
+    const SIOCETHTOOL: libc::c_ulong = 0x8946;
+    const ETHTOOL_SGRO: u32 = 0x2c;
+    let mut order = [ETHTOOL_SGRO, 1];
+    let mut name = [0; libc::IFNAMSIZ];
+    for (to, from) in name.iter_mut().zip(interface.bytes()) {
+        *to = from.cast_signed();
+    }
+    let mut request = libc::ifreq {
+        ifr_name: name,
+        ifr_ifru: libc::__c_anonymous_ifr_ifru {
+            ifru_data: order.as_mut_ptr().cast(),
+        },
+    };
+    let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    // SAFETY: SIOCETHTOOL reads the interface's name and the two words that the request points to, both of which live.
+    let result = unsafe { libc::ioctl(socket.as_raw_fd(), SIOCETHTOOL, &raw mut request) };
+    assert_eq!(result, 0, "{}", std::io::Error::last_os_error());
 }
 
 type Job = Box<dyn FnOnce() + Send>;

@@ -310,6 +310,26 @@ impl Edge {
             .find_map(|line| line.strip_prefix(series)?.trim().parse().ok())
     }
 
+    /// Reloads that were applied so far.
+    pub fn reloads(&self) -> usize {
+        let applied = self.metric("sip_edge_reloads_total{result=\"applied\"}");
+        applied.unwrap_or(0.0) as usize
+    }
+
+    /// Has it read its configuration again by the API, which answers when the new one is in force.
+    pub fn reload(&self) {
+        let token = fs::read_to_string(&self.token).expect("a token");
+        ureq::post(format!("{}/v1/reload", self.admin))
+            .header("Authorization", format!("Bearer {}", token.trim()))
+            .send_empty()
+            .expect("the reload is applied");
+    }
+
+    /// The configuration file of [`Edge::start`].
+    pub fn file(&self) -> PathBuf {
+        self.dir.join("sip-edge.toml")
+    }
+
     /// The CDR lines so far.
     pub fn cdr(&self) -> Vec<serde_json::Value> {
         fs::read_to_string(&self.cdr)

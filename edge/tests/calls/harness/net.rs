@@ -81,6 +81,18 @@ impl Net {
         })
     }
 
+    /// Addresses that the test has given out itself.
+    pub fn of(edge: IpAddr, [carrier, ai, human, stranger]: [IpAddr; 4]) -> Net {
+        Net {
+            edge,
+            carrier,
+            ai,
+            human,
+            stranger,
+            _lock: None,
+        }
+    }
+
     /// `address`, in brackets where it is IPv6.
     pub fn host(address: IpAddr) -> String {
         match address {

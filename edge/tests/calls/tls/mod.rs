@@ -12,15 +12,15 @@ use std::path::Path;
 use tempfile::TempDir;
 
 /// A network whose edge has a TLS listener besides the plain one, and an authority that all sides trust.
-struct Secure {
-    net: Net,
-    dir: TempDir,
-    pki: Pki,
+pub struct Secure {
+    pub net: Net,
+    pub dir: TempDir,
+    pub pki: Pki,
     edge: Issued,
 }
 
 impl Secure {
-    fn new(net: Net) -> Secure {
+    pub fn new(net: Net) -> Secure {
         let dir = TempDir::new().expect("a directory");
         let pki = Pki::new(dir.path(), "authority");
         let edge = pki.issue("edge", &net.edge.to_string(), |_| {});
@@ -33,7 +33,7 @@ impl Secure {
     }
 
     /// The TLS listener.
-    fn listener(&self) -> SocketAddr {
+    pub fn listener(&self) -> SocketAddr {
         SocketAddr::new(self.net.edge, 5061)
     }
 
@@ -53,7 +53,7 @@ impl Secure {
     }
 
     /// Keys of a trunk that is called over TLS, and proves that its server is from our authority.
-    fn trunk(&self) -> String {
+    pub fn trunk(&self) -> String {
         format!(
             "tls_ca = {}\ntls_certificate = {}\ntls_private_key = {}\n",
             quoted(&self.pki.ca),
@@ -63,7 +63,7 @@ impl Secure {
     }
 
     /// The usual configuration with the TLS listener.
-    fn config(&self) -> EdgeConfig {
+    pub fn config(&self) -> EdgeConfig {
         EdgeConfig {
             tail: self.listen(""),
             ..EdgeConfig::default()

@@ -1,25 +1,9 @@
-//! Who may speak to the edge at all: sources that no trunk lists, on the signalling side and on media ports.
+//! Sources that no trunk lists, on the signalling side and on media ports.
 
+use super::{is_served, options};
 use crate::harness::parties::{agent_answers, caller};
 use crate::harness::{EdgeConfig, Net, RtpParty, Scene, Wire, have_sipp, wait};
 use std::net::SocketAddr;
-
-/// A request that a listed source would have answered.
-fn options(wire: &mut Wire, edge: SocketAddr) {
-    let local = wire.local();
-    wire.send(
-        &format!(
-            "OPTIONS sip:{edge} SIP/2.0
-             Via: SIP/2.0/TCP {local};branch=z9hG4bKprobe
-             Max-Forwards: 70
-             From: <sip:probe@{local}>;tag=1
-             To: <sip:{edge}>
-             Call-ID: probe
-             CSeq: 1 OPTIONS"
-        ),
-        "",
-    );
-}
 
 #[test]
 fn a_source_that_no_trunk_lists_gets_no_byte_and_a_closed_connection() {
@@ -44,8 +28,7 @@ fn a_source_that_no_trunk_lists_gets_no_byte_and_a_closed_connection() {
     assert_eq!((silent.next(), silent.rest()), (None, &b""[..]));
     // The listed ones do not suffer.
     let mut listed = Wire::connect(scene.net.carrier, scene.edge.sip);
-    options(&mut listed, scene.edge.sip);
-    assert!(listed.next().is_some_and(|m| m.starts_with("SIP/2.0 200 ")));
+    is_served(&mut listed, scene.edge.sip);
     let asked = || -> Vec<String> {
         let metrics = scene.edge.metrics();
         let lines = metrics.lines().map(str::to_owned);

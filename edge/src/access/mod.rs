@@ -230,13 +230,12 @@ impl Access {
         let mut drops = Vec::new();
         for (row, listener) in (0..).zip(self.rows.names()) {
             for reason in Reason::ALL {
-                match filter.drops(row, reason) {
-                    Ok(packets) if packets > 0 => drops.push(DropCount {
+                if let Ok(packets) = filter.drops(row, reason) {
+                    drops.push(DropCount {
                         listener: listener.clone(),
                         reason,
                         packets,
-                    }),
-                    _ => {}
+                    });
                 }
             }
         }

@@ -110,7 +110,7 @@ pub struct AccessStatus {
     pub fault: Option<String>,
     /// Why nothing is pinned although there is something to pin.
     pub unpinned: Option<String>,
-    /// Only what is not zero.
+    /// Every listener and reason that XDP can drop for, those that it never did included; empty without XDP.
     pub drops: Vec<DropCount>,
 }
 

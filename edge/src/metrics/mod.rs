@@ -4,6 +4,7 @@ mod labels;
 mod latency;
 mod observe;
 mod totals;
+mod zeros;
 
 use crate::cdr::CdrCounters;
 use crate::media::MediaCounters;
@@ -211,15 +212,7 @@ impl Metrics {
     /// Takes over the trunks and listeners of a new configuration. Series of removed trunks stay: their calls go on.
     pub fn update(&self, config: &Config) {
         self.labels.update(config);
-        for trunk in &config.trunks {
-            let name = trunk.name.as_str();
-            // So that `rate()` and alerts see the first event as one, not as a new series.
-            self.calls_active.with_label_values(&[name]);
-            self.transfer_seconds.with_label_values(&[name]);
-        }
-        for outcome in ["applied", "refused"] {
-            self.reloads.with_label_values(&[outcome]);
-        }
+        self.begin_at_zero(config);
     }
 
     /// The full name of every family, also of those that have no series yet.

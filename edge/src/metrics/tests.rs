@@ -189,6 +189,38 @@ fn a_call_counts_as_the_contract_says() {
     is("sip_edge_malformed_messages_total", 1.0);
 }
 
+/// The counters of an alert or a panel that count a trunk's first event as one.
+fn zeros(metrics: &Metrics, trunk: &str) -> Vec<Option<f64>> {
+    [
+        "sip_edge_calls_total{cause=\"media_timeout\",direction=\"inbound\",",
+        "sip_edge_calls_total{cause=\"sip_auth_failed\",direction=\"outbound\",",
+        "sip_edge_digest_challenges_total{outcome=\"wrong_credentials\",",
+        "sip_edge_transfers_total{cause=\"transfer_unauthorized\",result=\"denied\",",
+    ]
+    .iter()
+    .map(|series| value(metrics, &format!("{series}trunk=\"{trunk}\"}}")))
+    .collect()
+}
+
+#[test]
+fn what_a_trunk_may_come_to_count_begins_at_zero_and_is_bounded() {
+    let metrics = metrics();
+    assert_eq!(zeros(&metrics, "ai"), [Some(0.0); 4]);
+    assert_eq!(zeros(&metrics, "new"), [None; 4]);
+    let mut config = config();
+    let series = metrics.render().expect("renders").lines().count();
+    config.trunks.push(trunk(3, "new", &["203.0.113.0/24"]));
+    exercise(&metrics);
+    metrics.update(&config);
+    assert_eq!(zeros(&metrics, "new"), [Some(0.0); 4]);
+    let more = metrics.render().expect("renders").lines().count() - series;
+    assert!(more < 400, "{more} lines for a trunk");
+    // What counted already goes on counting.
+    let completed =
+        "sip_edge_calls_total{cause=\"completed\",direction=\"inbound\",trunk=\"carrier\"}";
+    assert_eq!(value(&metrics, completed), Some(1.0));
+}
+
 #[test]
 fn a_refused_refer_counts_once_and_a_challenge_not_at_all() {
     let metrics = metrics();
@@ -202,7 +234,12 @@ fn a_refused_refer_counts_once_and_a_challenge_not_at_all() {
     metrics.observe(CoreId(0), &in_call(refer(401, Cause::TransferUnauthorized)));
     metrics.observe(CoreId(0), &in_call(refer(403, Cause::TransferLimit)));
     let text = metrics.render().expect("renders");
-    assert!(!text.contains("sip_edge_transfers_total{"), "{text}");
+    let transfers = text
+        .lines()
+        .filter(|line| line.starts_with("sip_edge_transfers_total{"));
+    for line in transfers {
+        assert!(line.ends_with(" 0"), "{line}");
+    }
     // Outside a call nothing else tells.
     observe(&metrics, refer(481, Cause::TransferUnauthorized));
     assert_eq!(

@@ -53,6 +53,7 @@ impl Metrics {
     /// Counts at each scrape what the control thread of `core` handed to other cores, and what it could not hand on: `handoff`
     /// to other cores, `event` to the reporter.
     pub fn watch_control(&self, core: CoreId, status: Arc<CoreStatus>) {
+        self.begin_core(core);
         self.on_scrape(move |metrics| {
             let events = status.events_dropped.load(Ordering::Relaxed);
             metrics.ring_overflow_total(core, "event", events);

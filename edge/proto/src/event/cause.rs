@@ -1,5 +1,7 @@
 //! Why something ended or was refused.
 
+use super::Direction;
+
 /// Why a leg, a call or a transfer ended, or why something was refused. The name is the CDR's `cause` and the metric label.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Cause {
@@ -156,6 +158,47 @@ impl Cause {
                 "the caller refused the re-INVITE that bridges it to the target"
             }
             Cause::Malformed => "a message of the dialog could not be understood",
+        }
+    }
+
+    /// Whether it only says why a REFER was refused: no leg ends with it, no transfer begins.
+    const fn refuses_refer(self) -> bool {
+        matches!(
+            self,
+            Cause::TransferDisabled
+                | Cause::TransferLimit
+                | Cause::TransferUnauthorized
+                | Cause::TransferPending
+                | Cause::DialogUnknown
+                | Cause::NotAnswered
+                | Cause::TargetInvalid
+                | Cause::TargetNotAllowed
+        )
+    }
+
+    /// Whether a leg of this direction can end with it.
+    pub const fn ends_leg(self, direction: Direction) -> bool {
+        match self {
+            // Before there is a callee.
+            Cause::NoRoute | Cause::NumberMissing => matches!(direction, Direction::Inbound),
+            // Refused before there is a leg.
+            Cause::Unauthorized => false,
+            other => !other.refuses_refer(),
+        }
+    }
+
+    /// With which results a transfer can have it as its cause: see [`EventKind::TransferEnded`](super::EventKind).
+    pub const fn transfer_results(self) -> &'static [&'static str] {
+        match self {
+            other if other.refuses_refer() => &["denied"],
+            Cause::NoRoute | Cause::NumberMissing | Cause::Unauthorized => &[],
+            Cause::NetworkMismatch => &["denied", "failed"],
+            Cause::Completed => &["completed", "cancelled"],
+            Cause::Busy => &["busy", "cancelled"],
+            Cause::NoAnswer => &["no-answer", "cancelled"],
+            Cause::SipAuthTimeout | Cause::SignallingTimeout => &["timeout", "cancelled"],
+            Cause::Cancelled => &["cancelled"],
+            _ => &["failed", "cancelled"],
         }
     }
 

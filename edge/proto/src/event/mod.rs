@@ -48,6 +48,23 @@ impl Direction {
     }
 }
 
+/// What [`EventKind::Digest`] tells: a challenge of ours and verdicts on its answer; `answered`: we answered a peer's challenge;
+/// `unanswered`: we could not; `reflected`: it was one of our own, played back to us.
+pub const DIGEST_OUTCOMES: [&str; 12] = [
+    "challenged",
+    "accepted",
+    "stale",
+    "replayed",
+    "wrong_realm",
+    "wrong_uri",
+    "wrong_algorithm",
+    "wrong_credentials",
+    "malformed",
+    "reflected",
+    "answered",
+    "unanswered",
+];
+
 #[derive(Clone, PartialEq, Debug)]
 pub enum EventKind {
     /// A new call was admitted (a dialog-creating INVITE passed trunk and limits).
@@ -80,9 +97,7 @@ pub enum EventKind {
         direction: Direction,
         elapsed: Option<Duration>,
     },
-    /// A request was challenged, or credentials were judged. `outcome`: `challenged`, `accepted`, `stale`, `replayed`,
-    /// `wrong_realm`, `wrong_uri`, `wrong_algorithm`, `wrong_credentials`, `malformed`, `reflected`, `answered` (we answered a peer's challenge),
-    /// `unanswered` (we could not).
+    /// A request was challenged, or credentials were judged. `outcome`: one of [`DIGEST_OUTCOMES`].
     Digest {
         trunk: Arc<str>,
         outcome: &'static str,

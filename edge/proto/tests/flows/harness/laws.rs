@@ -1,7 +1,7 @@
 //! What holds in every flow, whatever it is about.
 
 use super::peers::Site;
-use edge_proto::event::{Event, EventKind};
+use edge_proto::event::{DIGEST_OUTCOMES, Event, EventKind};
 use edge_proto::sip::{HeaderName, Message};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -187,6 +187,7 @@ pub fn reported(events: &[Event]) {
     for event in events {
         let debug = format!("{event:?}");
         assert!(!debug.contains("s3cret"), "a password is shown: {debug}");
+        is_foreseen(&event.kind);
         let Some(call) = event.call.as_deref() else {
             continue;
         };
@@ -212,5 +213,21 @@ pub fn reported(events: &[Event]) {
     }
     for (call, count) in calls {
         assert_eq!(count, 1, "ends of call {call}");
+    }
+}
+
+/// The metrics begin at zero for what is foreseen: anything else would be a series that starts with its first event.
+fn is_foreseen(kind: &EventKind) {
+    match kind {
+        EventKind::LegEnded(record) => {
+            let (cause, direction) = (record.cause, record.direction);
+            assert!(cause.ends_leg(direction), "{direction:?} leg: {cause:?}");
+        }
+        EventKind::TransferEnded { result, cause, .. } => {
+            let results = cause.transfer_results();
+            assert!(results.contains(result), "{result} because of {cause:?}");
+        }
+        EventKind::Digest { outcome, .. } => assert!(DIGEST_OUTCOMES.contains(outcome)),
+        _ => {}
     }
 }

@@ -156,7 +156,7 @@ fn the_defaults() {
     let five_minutes = std::time::Duration::from_secs(300);
     assert_eq!(settings.drain_timeout, Some(five_minutes));
     assert_eq!(settings.fast_path, FastPath::Auto);
-    assert_eq!(settings.media.batch, Duration::from_micros(50));
+    assert_eq!(settings.media.batch, Duration::from_micros(400));
     assert_eq!(settings.media.busy_poll, Duration::ZERO);
     assert_eq!(settings.access.mode, AccessMode::Auto);
     assert_eq!(settings.admin.address.to_string(), "127.0.0.1:9090");

@@ -49,7 +49,7 @@ pub struct MediaOptions {
     pub entries: u32,
     /// `media.timeout_s`; zero: never.
     pub timeout: Duration,
-    /// `media.batch_us`: how long packets that come fast may gather to be relayed together; zero: not at all.
+    /// `media.batch_us`: how long packets may gather at most, on a busy core, to be relayed together; zero: not at all.
     pub batch: Duration,
     /// `media.busy_poll_us`: how long the thread looks for packets before it sleeps; zero: not at all.
     pub busy_poll: Duration,
@@ -63,7 +63,7 @@ impl Default for MediaOptions {
             buffer_bytes: 2048,
             entries: 1024,
             timeout: Duration::from_secs(60),
-            batch: Duration::from_micros(50),
+            batch: Duration::from_micros(400),
             busy_poll: Duration::ZERO,
         }
     }

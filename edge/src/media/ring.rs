@@ -31,7 +31,7 @@ const STAMP_OCTETS: usize = CONTROL_HEADER + 16;
 const CONTROL_HEADER: usize = 16;
 
 /// Completions that end a [`Wait::gather`] early, and so about the most sockets that one turn serves.
-pub const GATHERED: usize = 64;
+pub const GATHERED: usize = 512;
 
 /// How a [`Ring`] is laid out.
 #[derive(Clone, Copy, Debug)]

@@ -141,7 +141,9 @@ impl Worker {
         }
         let mut batch = std::mem::take(&mut self.batch);
         self.ring.completions(&mut batch);
-        self.pace.begin(now, batch.len());
+        if self.pace.begin(now, batch.len()) {
+            self.pace.measure(now, processor_time());
+        }
         for completion in batch.drain(..) {
             self.complete(now, completion);
         }
@@ -515,6 +517,12 @@ fn endpoint(
         return None;
     }
     flow.endpoints.get_mut(component.index())
+}
+
+/// What the calling thread has used since it began.
+fn processor_time() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    Duration::try_from(time).unwrap_or_default()
 }
 
 /// How many allocations fit: a fixed-file table may not be larger than RLIMIT_NOFILE, and every socket is a file besides.

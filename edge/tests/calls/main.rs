@@ -11,6 +11,7 @@ mod crash;
 mod drain;
 mod harness;
 mod ipv6;
+mod kit;
 mod load;
 mod modify;
 #[path = "../xdp_support/netns.rs"]

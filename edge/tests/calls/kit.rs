@@ -1,0 +1,236 @@
+//! Every scenario of the load kit (`bench/sipp`), as an operator runs it, at a small size: `run` against an edge with the kit's
+//! own `staging.toml`, moved to the test's addresses.
+
+use crate::harness::{Edge, Net, have_sipp, wait};
+use rustix::process::{Pid, Signal, kill_process};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use tempfile::TempDir;
+
+fn kit() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../bench/sipp")
+}
+
+/// An edge as `staging.toml` describes it.
+struct Staging {
+    edge: Edge,
+    net: Net,
+    dir: TempDir,
+}
+
+impl Staging {
+    /// With the text of `staging.toml` as `change` leaves it. `None`, said aloud, where SIPp is missing.
+    fn start(change: impl Fn(String) -> String) -> Option<Staging> {
+        if !have_sipp() {
+            return None;
+        }
+        let net = Net::v4();
+        let dir = TempDir::new().expect("a directory");
+        let text = fs::read_to_string(kit().join("staging.toml")).expect("readable");
+        let own = net.edge.to_string();
+        let network = own.strip_suffix('1').expect("the first of its network");
+        let cdr = dir.path().join("cdr.jsonl");
+        let text = text
+            .replace("127.0.0.", network)
+            .replace("../../target/staging-cdr.jsonl", &cdr.to_string_lossy());
+        let file = dir.path().join("staging.toml");
+        fs::write(&file, change(text)).expect("writable");
+        let token = dir.path().join("admin.token");
+        let edge = Edge::run(&net, dir.path(), &file, cdr, token);
+        Some(Staging { edge, net, dir })
+    }
+
+    /// Plays a scenario with these variables; every call of every party went as it says. Gives the scenario files used.
+    fn plays(&self, scenario: &str, variables: &[(&str, &str)]) -> BTreeSet<String> {
+        let out = self.dir.path().join("run.out");
+        let output = fs::File::create(&out).expect("a file");
+        let mut run = Command::new(kit().join("run"))
+            .arg(scenario)
+            .env("TMPDIR", self.dir.path())
+            .env("EDGE", self.edge.sip.to_string())
+            .env("CARRIER", self.net.carrier.to_string())
+            .env("PLATFORM", self.net.ai.to_string())
+            .env("HUMAN", self.net.human.to_string())
+            .envs(variables.iter().copied())
+            .stdin(Stdio::null())
+            .stdout(output.try_clone().expect("a second handle"))
+            .stderr(output)
+            .spawn()
+            .expect("the kit's script starts");
+        let status = wait::try_until(3 * wait::PATIENCE, || {
+            run.try_wait().expect("it can be waited for")
+        });
+        if status.is_none() {
+            // It ends its parties.
+            let pid = i32::try_from(run.id()).ok().and_then(Pid::from_raw);
+            let _ = kill_process(pid.expect("a process"), Signal::TERM);
+            let _ = run.wait();
+        }
+        let told = fs::read_to_string(&out).unwrap_or_default();
+        assert!(
+            status.is_some_and(|status| status.success()),
+            "{scenario}: {status:?}\n{told}"
+        );
+        let results = told.lines().find_map(|l| l.strip_prefix("results are in "));
+        let results = fs::read_dir(results.expect("the directory is named")).expect("there");
+        results
+            .filter_map(|file| file.ok()?.file_name().into_string().ok())
+            .filter_map(|name| Some(name.strip_suffix(".out")?.to_owned()))
+            .collect()
+    }
+
+    /// Waits for `legs` CDR lines; how many have which trunk and cause.
+    fn outcomes(&self, legs: usize) -> BTreeMap<(String, String), usize> {
+        let lines = self.edge.cdrs(legs);
+        assert_eq!(lines.len(), legs);
+        let text =
+            |line: &serde_json::Value, key: &str| line[key].as_str().expect("a text").to_owned();
+        let mut outcomes = BTreeMap::new();
+        for line in &lines {
+            *outcomes
+                .entry((text(line, "trunk"), text(line, "cause")))
+                .or_default() += 1;
+        }
+        outcomes
+    }
+}
+
+fn counts(wanted: &[(&str, &str, usize)]) -> BTreeMap<(String, String), usize> {
+    let entry = |&(trunk, cause, count): &(&str, &str, usize)| {
+        ((trunk.to_owned(), cause.to_owned()), count)
+    };
+    wanted.iter().map(entry).collect()
+}
+
+fn names<const N: usize>(names: [&str; N]) -> BTreeSet<String> {
+    names.map(str::to_owned).into()
+}
+
+const CALL: [&str; 2] = ["call-caller", "call-agent"];
+const RTP: [&str; 2] = ["rtp-caller", "call-agent"];
+const OVERLOAD: [&str; 2] = ["overload-caller", "call-agent"];
+const TRANSFER: [&str; 3] = ["transfer-caller", "transfer-agent", "human"];
+const DIGEST: [&str; 3] = ["transfer-caller", "transfer-agent-digest", "human"];
+const MIXED: [&str; 3] = ["mixed-caller", "mixed-agent", "mixed-human"];
+
+#[test]
+fn the_tests_here_leave_no_scenario_of_the_kit_out() {
+    let played: BTreeSet<String> = [&CALL[..], &RTP, &OVERLOAD, &TRANSFER, &DIGEST, &MIXED]
+        .concat()
+        .into_iter()
+        .map(str::to_owned)
+        .collect();
+    let files = fs::read_dir(kit()).expect("the kit");
+    let there: BTreeSet<String> = files
+        .filter_map(|file| file.ok()?.file_name().into_string().ok())
+        .filter_map(|name| Some(name.strip_suffix(".xml")?.to_owned()))
+        .collect();
+    assert_eq!(there, played);
+}
+
+#[test]
+fn calls_are_made_and_end() {
+    let Some(staging) = Staging::start(|text| text) else {
+        return;
+    };
+    let size = [("CALLS", "20"), ("RATE", "20"), ("HOLD_MS", "300")];
+    assert_eq!(staging.plays("call", &size), names(CALL));
+    let wanted = [("ai", "completed", 20), ("carrier", "completed", 20)];
+    assert_eq!(staging.outcomes(40), counts(&wanted));
+}
+
+#[test]
+fn calls_with_rtp_are_heard() {
+    let Some(staging) = Staging::start(|text| text) else {
+        return;
+    };
+    let size = [("CALLS", "10"), ("RATE", "20"), ("HOLD_MS", "1500")];
+    assert_eq!(staging.plays("rtp", &size), names(RTP));
+    for line in staging.edge.cdrs(20) {
+        let packets = |direction: &str| line["media"][direction]["packets"].as_u64();
+        // The platform echoes, so both legs hear.
+        assert!(packets("received") > Some(0), "{line:#}");
+        assert!(packets("sent") > Some(0), "{line:#}");
+    }
+}
+
+#[test]
+fn calls_are_transferred() {
+    let Some(staging) = Staging::start(|text| text) else {
+        return;
+    };
+    let size = [("CALLS", "10"), ("RATE", "10"), ("HOLD_MS", "300")];
+    assert_eq!(staging.plays("transfer", &size), names(TRANSFER));
+    let wanted = ["agents", "ai", "carrier"].map(|trunk| (trunk, "completed", 10));
+    assert_eq!(staging.outcomes(30), counts(&wanted));
+}
+
+#[test]
+fn calls_are_transferred_with_credentials() {
+    // What the README says to change for it.
+    let change = |text: String| {
+        let trunk = "name = \"ai\"\n";
+        let credentials = "digest_algorithms = [\"MD5\"]\nusername = \"ai\"\npassword = \"load\"\n";
+        let changed = text
+            .replace("auth = \"dialog\"", "auth = \"digest\"")
+            .replace(trunk, &[trunk, credentials].concat());
+        assert_ne!(changed, text);
+        changed
+    };
+    let Some(staging) = Staging::start(change) else {
+        return;
+    };
+    let size = [("CALLS", "10"), ("RATE", "10"), ("HOLD_MS", "300")];
+    assert_eq!(staging.plays("transfer-digest", &size), names(DIGEST));
+    let wanted = ["agents", "ai", "carrier"].map(|trunk| (trunk, "completed", 10));
+    assert_eq!(staging.outcomes(30), counts(&wanted));
+    let challenged = "sip_edge_digest_challenges_total{outcome=\"accepted\",trunk=\"ai\"}";
+    let metrics = staging.edge.metrics();
+    assert_eq!(staging.edge.metric(challenged), Some(10.0), "{metrics}");
+}
+
+#[test]
+fn calls_of_every_kind_are_mixed() {
+    let Some(staging) = Staging::start(|text| text) else {
+        return;
+    };
+    // Rounded up to two turns of the twenty lines of mixed.csv.
+    let size = [("CALLS", "21"), ("RATE", "20"), ("HOLD_MS", "300")];
+    assert_eq!(staging.plays("mixed", &size), names(MIXED));
+    let wanted = [
+        ("agents", "busy", 2),
+        ("agents", "completed", 8),
+        ("agents", "no-answer", 2),
+        ("ai", "busy", 2),
+        ("ai", "cancelled", 6),
+        ("ai", "completed", 28),
+        ("carrier", "busy", 2),
+        ("carrier", "cancelled", 6),
+        ("carrier", "completed", 28),
+    ];
+    assert_eq!(staging.outcomes(84), counts(&wanted));
+    let probes =
+        "sip_edge_sip_requests_total{direction=\"inbound\",method=\"OPTIONS\",trunk=\"carrier\"}";
+    let metrics = staging.edge.metrics();
+    assert_eq!(staging.edge.metric(probes), Some(4.0), "{metrics}");
+}
+
+#[test]
+fn calls_beyond_what_is_allowed_are_refused_in_order() {
+    let limited = |text: String| {
+        text.replace(
+            "name = \"carrier\"\n",
+            "name = \"carrier\"\nmax_calls = 5\n",
+        )
+    };
+    let Some(staging) = Staging::start(limited) else {
+        return;
+    };
+    let size = [("CALLS", "40"), ("RATE", "100"), ("HOLD_MS", "1000")];
+    assert_eq!(staging.plays("overload", &size), names(OVERLOAD));
+    let refused = "sip_edge_sip_responses_total{code=\"503\",direction=\"outbound\",method=\"INVITE\",trunk=\"carrier\"}";
+    let metrics = staging.edge.metrics();
+    assert!(staging.edge.metric(refused) > Some(0.0), "{metrics}");
+}

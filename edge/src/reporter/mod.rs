@@ -30,6 +30,10 @@ pub const QUEUE_CAPACITY: usize = 65_536;
 /// Events a slow reader of the live stream may lag behind before it loses some, and is told how many.
 const STREAM_CAPACITY: usize = 4_096;
 const TICK: Duration = Duration::from_secs(1);
+/// After it has reported something, the reporter lets events gather for so long before it looks again; only when nothing came
+/// does it ask to be woken. A message makes several events, and a wake-up for each would cost the control threads, which
+/// share their cores with it, more than reporting does. It is also what a kill can leave untold.
+const GATHER: Duration = Duration::from_millis(2);
 
 /// An event as the live stream carries it.
 #[derive(Clone, Debug)]
@@ -153,6 +157,7 @@ impl Reporter {
     /// before it returns. Fails only when the system refuses to let the thread sleep.
     pub fn run(mut self) -> io::Result<()> {
         let mut next_tick = std::time::Instant::now() + TICK;
+        let mut busy = false;
         loop {
             // Before the queue is looked at: what was queued before the stop is seen after it.
             let stopping = self.stopping.load(Ordering::Acquire);
@@ -163,9 +168,15 @@ impl Reporter {
                 None => {
                     // While there is time.
                     self.cdr.flush();
-                    self.events.recv_timeout(Some(patience))?
+                    if busy && !stopping {
+                        std::thread::sleep(GATHER);
+                        self.events.try_recv()
+                    } else {
+                        self.events.recv_timeout(Some(patience))?
+                    }
                 }
             };
+            busy = waiting.is_some();
             match waiting {
                 Some((core, event)) => self.report(core, event),
                 None if stopping => return Ok(()),

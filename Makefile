@@ -18,7 +18,7 @@ export PATH := $(PATH):$(TOOLS)/usr/bin
 PACKAGING_PACKAGES := binutils dpkg-dev file lintian man-db rpm rpmlint systemd
 SMOKE_PACKAGES := mmdebstrap util-linux
 CARGO_DEB_VERSION := 3.8.0
-CARGO_GENERATE_RPM_VERSION := 0.21.1
+VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
 
 # `make deb PROFILE=dev` packages the debug build.
 PROFILE ?= release
@@ -32,14 +32,14 @@ BENCHES = $(or $(CARGO_TARGET_DIR),target)/release
 # QUICK=1 only shows that the benches run.
 QUICK ?=
 
-.PHONY: deb rpm stage deb-tools rpm-tools packaging-packages smoke
+.PHONY: deb rpm stage deb-tools packaging-packages smoke smoke-deb smoke-rpm smoke-tools
 .PHONY: help demo test run bench check-cargo build-packages test-packages lint unit sim fuzz clean
 
 help:
 	@echo "make demo   a call is answered, transferred by REFER and bridged, between real SIPp endpoints on loopback"
 	@echo "make test   everything that CI runs"
 	@echo "make deb, make rpm   packages in target/packages (PROFILE=dev: of the debug build)"
-	@echo "make smoke  the .deb in a clean Debian with systemd: install, call, transfer, upgrade, remove, purge"
+	@echo "make smoke  both packages in a clean Debian with systemd: install, call, transfer, upgrade during a call, remove"
 	@echo "make run    the edge in the foreground with config/sip-edge.toml"
 	@echo "make bench  RTP relays beside each other into bench/report/ (about 20 minutes; QUICK=1: two, to see that it runs)"
 	@echo "make sim    SEEDS=$(SEEDS) seeded simulations of misbehaving peers"
@@ -127,9 +127,6 @@ endef
 deb-tools: packaging-packages
 	$(call install-tool,deb,$(CARGO_DEB_VERSION),--no-default-features --features gzip)
 
-rpm-tools: packaging-packages
-	$(call install-tool,generate-rpm,$(CARGO_GENERATE_RPM_VERSION))
-
 # What the packages hold besides files of the tree: completions come from the program itself, and the configuration differs
 # from config/sip-edge.toml in where records go.
 stage: packaging-packages
@@ -146,18 +143,34 @@ deb: stage deb-tools
 	$(CARGO) deb --quiet --package sip-edge --no-build --profile $(PROFILE) --output $(PACKAGES)/
 	lintian --fail-on error $$(ls -t $(PACKAGES)/*.deb | head -n 1)
 
-rpm: stage rpm-tools
+rpm: stage
 	strip -o $(STAGE)/sip-edge $(BUILT)/sip-edge
-	$(CARGO) generate-rpm --package edge --profile $(PROFILE) --output $(PACKAGES)/
-	rpmlint --rpmlintrc packaging/rpm/rpmlintrc $$(ls -t $(PACKAGES)/*.rpm | head -n 1)
+	$(call build-rpm,1,$(PACKAGES),$(STAGE))
+	rpmlint --rpmlintrc packaging/rpm/rpmlintrc $(PACKAGES)/sip-edge-$(VERSION)-1.$(shell uname -m).rpm
 
-# The version after this one, to upgrade to.
-smoke: deb
+# $(1): the release. $(2): where to. $(3): the directory with what was built.
+define build-rpm
+	rpmbuild -bb --quiet --define '_topdir $(CURDIR)/target/rpmbuild' --define '_rpmdir $(abspath $(2))' \
+	  --define '_rpmfilename %{NAME}-%{VERSION}-%{RELEASE}.%{ARCH}.rpm' --define 'edge_version $(VERSION)' \
+	  --define 'edge_release $(1)' --define 'tree $(CURDIR)' --define 'stage $(abspath $(3))' packaging/rpm/sip-edge.spec
+endef
+
+smoke: smoke-deb smoke-rpm
+
+smoke-tools: packaging-packages
 	$(call install,$(SMOKE_PACKAGES))
 	$(CARGO) build --quiet --locked --package sip-edge --bin sip-edge --example demo
 	mkdir -p target/smoke
-	$(CARGO) deb --quiet --package sip-edge --no-build --profile $(PROFILE) --deb-revision 2 --output target/smoke/upgrade.deb
-	$(SUDO) packaging/smoke/run $$(ls -t $(PACKAGES)/*.deb | head -n 1) target/smoke/upgrade.deb target/debug/examples/demo
+
+smoke-deb: deb smoke-tools
+	$(SUDO) packaging/smoke/deb $$(ls -t $(PACKAGES)/*.deb | head -n 1) target/debug/examples/demo
+
+# The release after this one has another configuration.
+smoke-rpm: rpm smoke-tools
+	rm -rf target/smoke/next && cp -r $(STAGE) target/smoke/next
+	echo "# Of the next version." >> target/smoke/next/sip-edge.toml
+	$(call build-rpm,2,target/smoke,target/smoke/next)
+	$(SUDO) packaging/smoke/rpm $(PACKAGES)/sip-edge-$(VERSION)-1.*.rpm target/smoke/sip-edge-$(VERSION)-2.*.rpm target/debug/examples/demo
 
 clean:
 	$(CARGO) clean

@@ -7,19 +7,24 @@
 #[path = "../tests/calls/harness/mod.rs"]
 mod harness;
 
-use harness::parties::{agent_refers_as, caller, human, until_released};
-use harness::{Edge, Net, RtpParty, Sipp, have_sipp};
+use harness::parties::{agent_refers_as, caller, hangs_up_at_cue, human, until_released};
+use harness::{Edge, Net, RtpParty, Sipp, have_sipp, wait};
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// How long a caller and a human wait for what happens during their call.
+const PATIENT: [&str; 2] = ["-timeout", "600s"];
 
 fn main() {
     if !have_sipp() {
         eprintln!("the demo needs SIPp: apt install sip-tester");
         std::process::exit(1);
     }
+    let options = Options::of_arguments();
     let net = Net::demo();
     let dir = tempfile::TempDir::new().expect("a temporary directory");
-    let edge = start(&net, dir.path());
+    let edge = start(&net, dir.path(), options.running);
     step("sip-edge is ready on loopback with config/demo.toml");
 
     let voices = [
@@ -32,12 +37,9 @@ fn main() {
         SocketAddr::new(net.ai, 5070),
         SocketAddr::new(net.human, 5060),
     );
-    let human = human(human_rtp.address)
-        .pause(2000)
-        .callee_request("BYE", 20, "", "")
-        .recv(200);
+    let human = hangs_up_at_cue(human(human_rtp.address));
     let mut human =
-        Sipp::start(dir.path(), "human", &human, human_at, None, &[]).listening(human_at);
+        Sipp::start(dir.path(), "human", &human, human_at, None, &PATIENT).listening(human_at);
     let agent = agent_refers_as(
         ai_rtp.address,
         "sip:+1234567890@edge.example.net",
@@ -62,7 +64,7 @@ fn main() {
         &caller(carrier_rtp.address),
         carrier_at,
         Some(edge.sip),
-        &[],
+        &PATIENT,
     );
 
     carrier_rtp.speak_to(carrier.remote_media());
@@ -100,6 +102,13 @@ fn main() {
 
     ai.passes();
     step("the AI agent was told 100, 180 and 200 by NOTIFY, then released");
+    if let Some(command) = options.during {
+        let packets = talk_during(&command, carrier_rtp, human_rtp);
+        step(&format!(
+            "{command} ran, and not one of {packets} packets between them was lost"
+        ));
+    }
+    human.cue_after("ACK", 2);
     human.passes();
     carrier.passes();
     step("the human hung up, and so the caller's leg ended");
@@ -108,14 +117,62 @@ fn main() {
     println!("\ndemo: everything was observed");
 }
 
-/// An edge with config/demo.toml: one of its own, or (`demo --running CDR TOKEN`, for the packages' smoke test) one that runs
-/// already, with these files.
-fn start(net: &Net, dir: &Path) -> Edge {
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
-    if let [option, cdr, token] = arguments.as_slice()
-        && option == "--running"
-    {
-        return Edge::attach(net, dir, cdr.into(), token.into());
+/// What the packages' smoke test asks for; `make demo` gives no options.
+#[derive(Default)]
+struct Options {
+    /// `--running CDR TOKEN`: the edge runs already with config/demo.toml, and with these files.
+    running: Option<(PathBuf, PathBuf)>,
+    /// `--during COMMAND`: runs while caller and human talk.
+    during: Option<String>,
+}
+
+impl Options {
+    fn of_arguments() -> Options {
+        let mut options = Options::default();
+        let mut arguments = std::env::args().skip(1);
+        while let Some(option) = arguments.next() {
+            let mut value = || {
+                let value = arguments.next();
+                value.unwrap_or_else(|| panic!("{option}: a value is missing"))
+            };
+            match option.as_str() {
+                "--running" => options.running = Some((value().into(), value().into())),
+                "--during" => options.during = Some(value()),
+                _ => panic!("{option}: unknown option"),
+            }
+        }
+        options
+    }
+}
+
+/// Runs `command`, which has to succeed, while two parties talk. Asserts that each heard every packet that the other sent
+/// meanwhile, and gives their number.
+fn talk_during(command: &str, one: &RtpParty, other: &RtpParty) -> usize {
+    let ways = [(one, other), (other, one)];
+    // Heard first: what is on its way counts for nobody's loss.
+    let before = ways.map(|(speaker, listener)| {
+        let heard = listener.heard(speaker.voice);
+        (heard, speaker.spoken())
+    });
+    let status = Command::new(command).status();
+    let status = status.unwrap_or_else(|fault| panic!("{command}: {fault}"));
+    assert!(status.success(), "{command} ends with {status}");
+    let mut packets = 0;
+    for ((speaker, listener), (heard, spoken)) in ways.into_iter().zip(before) {
+        let sent = speaker.spoken() - spoken;
+        assert!(sent > 0, "{} is silent", speaker.address);
+        wait::until("every packet is heard", || {
+            (listener.heard(speaker.voice) - heard >= sent).then_some(())
+        });
+        packets += sent;
+    }
+    packets
+}
+
+/// An edge with config/demo.toml: one of its own, or one that runs already and has this CDR file and token.
+fn start(net: &Net, dir: &Path, running: Option<(PathBuf, PathBuf)>) -> Edge {
+    if let Some((cdr, token)) = running {
+        return Edge::attach(net, dir, cdr, token);
     }
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     // Where config/demo.toml has them. The demo's own line count starts at none.

@@ -109,8 +109,53 @@ fn systemd_accepts_the_unit_and_finds_it_hardened() {
 }
 
 #[test]
-fn the_changelog_is_about_this_version() {
+fn the_unit_says_why_it_needs_each_capability() {
+    let unit = read("packaging/systemd/sip-edge.service");
+    let granted = |key: &str| {
+        let line = unit.lines().find_map(|line| line.strip_prefix(key));
+        line.unwrap_or_else(|| panic!("no {key}"))
+    };
+    let ambient = granted("AmbientCapabilities=");
+    assert_eq!(ambient, granted("CapabilityBoundingSet="));
+    let names: Vec<&str> = ambient.split(' ').collect();
+    for name in &names {
+        let why = unit.contains(&format!("\n# {name} "));
+        assert!(why, "{name} is granted, and no line says why");
+    }
+    // XDP is loaded with the first and several times as fast with the second.
+    assert!(names.contains(&"CAP_BPF") && names.contains(&"CAP_PERFMON"));
+}
+
+#[test]
+fn the_changelogs_are_about_this_version() {
     let changelog = read("packaging/deb/changelog");
-    let expected = format!("sip-edge ({}-", env!("CARGO_PKG_VERSION"));
+    let version = env!("CARGO_PKG_VERSION");
+    let expected = format!("sip-edge ({version}-");
     assert!(changelog.starts_with(&expected), "{changelog}");
+    let spec = read("packaging/rpm/sip-edge.spec");
+    let (_, changelog) = spec.split_once("%changelog\n").expect("a changelog");
+    let first = changelog.lines().next().unwrap_or_default();
+    assert!(first.contains(&format!(" - {version}-")), "{first}");
+}
+
+#[test]
+fn both_packages_bring_the_same() {
+    let (deb, rpm) = (read("edge/Cargo.toml"), read("packaging/rpm/sip-edge.spec"));
+    let (_, assets) = deb.split_once("\nassets = [\n").expect("assets");
+    let (assets, _) = assets.split_once("\n]\n").expect("their end");
+    let sources: Vec<&str> = assets
+        .lines()
+        .filter_map(|line| line.split('"').nth(1)?.rsplit('/').next())
+        .filter(|name| !name.starts_with("lintian"))
+        .collect();
+    assert!(sources.len() > 12, "{sources:?}");
+    let missing: Vec<_> = sources.iter().filter(|name| !rpm.contains(*name)).collect();
+    assert!(missing.is_empty(), "not in the .rpm: {missing:?}");
+    for file in [
+        "packaging/systemd/sip-edge.service",
+        "%{tree}/LICENSE",
+        "%config(noreplace) %attr(0640,root,sip-edge) /etc/sip-edge/sip-edge.toml",
+    ] {
+        assert!(rpm.contains(file), "not in the .rpm: {file}");
+    }
 }

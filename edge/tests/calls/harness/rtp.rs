@@ -19,6 +19,8 @@ struct State {
     target: Option<SocketAddr>,
     /// 0 is PCMU.
     payload_type: u8,
+    /// Packets that we sent.
+    spoken: usize,
     /// Packets by the voice they carried.
     heard: BTreeMap<u8, usize>,
 }
@@ -74,6 +76,11 @@ impl RtpParty {
     /// Another payload type than PCMU's from now on.
     pub fn uses_payload_type(&self, number: u8) {
         self.state.lock().expect("the state").payload_type = number;
+    }
+
+    /// Packets sent so far.
+    pub fn spoken(&self) -> usize {
+        self.state.lock().expect("the state").spoken
     }
 
     /// Packets with `voice` that arrived so far.
@@ -147,7 +154,9 @@ fn speak(socket: &UdpSocket, voice: u8, state: &Mutex<State>, stop: &AtomicBool)
             packet[2..4].copy_from_slice(&sequence.to_be_bytes());
             packet[4..8].copy_from_slice(&(u32::from(sequence) * 160).to_be_bytes());
             packet[8..12].copy_from_slice(&[0x5e, 0xed, 0, voice]);
-            let _ = socket.send_to(&packet, target);
+            if socket.send_to(&packet, target).is_ok() {
+                state.lock().expect("the state").spoken += 1;
+            }
             sequence = sequence.wrapping_add(1);
         }
         // The pace of a phone, not a wait for anything.

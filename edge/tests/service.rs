@@ -191,6 +191,105 @@ fn a_kernel_that_denies_io_uring_is_named_at_once() {
     );
 }
 
+#[test]
+fn the_units_limits_put_media_threads_first_without_a_capability() {
+    let unit = include_str!("../../packaging/systemd/sip-edge.service");
+    let value = |key: &str| -> i64 {
+        let line = unit.lines().find_map(|line| line.strip_prefix(key));
+        line.unwrap_or_else(|| panic!("no {key}")).parse().unwrap()
+    };
+    // Its filter would refuse what the limits permit.
+    assert!(unit.contains("\nRestrictRealtime=no\n"));
+    let real_time = value("LimitRTPRIO=") as u64;
+    // setrlimit(2): 20 less the niceness.
+    let nice = (20 - value("LimitNICE=")) as u64;
+    // SAFETY: takes numbers.
+    let ours = unsafe { libc::getpriority(libc::PRIO_PROCESS, 0) };
+    let ordinary = (libc::SCHED_OTHER, ours);
+    let mut cases = vec![((0, 0), ordinary)];
+    let mut probe = Command::new("true");
+    // SAFETY: between fork and exec only system calls are made.
+    unsafe { probe.pre_exec(move || limits_instead_of_capabilities(real_time, nice)) };
+    match probe.status() {
+        Ok(_) => cases.extend([
+            ((0, nice), (libc::SCHED_OTHER, -20)),
+            ((real_time, nice), (libc::SCHED_RR, ours)),
+        ]),
+        Err(fault) => eprintln!("SKIPPED: the limits themselves; CAP_SYS_RESOURCE: {fault}"),
+    }
+    let site = Site::new(4);
+    let manager = Manager::listen(&site);
+    for ((real_time, nice), expected) in cases {
+        let mut command = site.command("run");
+        command
+            .env("NOTIFY_SOCKET", site.path("notify"))
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
+        // SAFETY: between fork and exec only system calls are made.
+        unsafe { command.pre_exec(move || limits_instead_of_capabilities(real_time, nice)) };
+        let daemon = Daemon(command.spawn().unwrap());
+        manager.hears("READY=1");
+        let threads = scheduling(daemon.0.id());
+        let of = |start: &str| {
+            let such = threads.iter().filter(|(name, _)| name.starts_with(start));
+            such.map(|(_, scheduling)| *scheduling).collect::<Vec<_>>()
+        };
+        let (media, control) = (of("media-"), of("control-"));
+        assert!(!media.is_empty() && !control.is_empty(), "{threads:?}");
+        assert!(media.iter().all(|one| *one == expected), "{threads:?}");
+        assert!(control.iter().all(|one| *one == ordinary), "{threads:?}");
+    }
+}
+
+/// Name, policy and niceness of each thread of a process.
+fn scheduling(process: u32) -> Vec<(String, (i32, i32))> {
+    let tasks = fs::read_dir(format!("/proc/{process}/task")).unwrap();
+    let stats = tasks.filter_map(|task| fs::read_to_string(task.ok()?.path().join("stat")).ok());
+    stats
+        .map(|stat| {
+            // proc_pid_stat(5): the second field may hold spaces; niceness is the 19th, the policy the 41st.
+            let (head, rest) = stat.rsplit_once(") ").unwrap();
+            let (_, name) = head.split_once('(').unwrap();
+            let fields: Vec<&str> = rest.split(' ').collect();
+            let field = |number: usize| fields[number - 3].trim().parse().unwrap();
+            (name.to_owned(), (field(41), field(19)))
+        })
+        .collect()
+}
+
+/// From here on this process has these limits, as setrlimit(2) has them, and no capability, although it may be root's.
+fn limits_instead_of_capabilities(real_time: u64, nice: u64) -> std::io::Result<()> {
+    /// linux/securebits.h: root's processes get no capabilities by an exec.
+    const SECBIT_NOROOT: libc::c_ulong = 1;
+    let limits = [(libc::RLIMIT_RTPRIO, real_time), (libc::RLIMIT_NICE, nice)];
+    for (which, value) in limits {
+        let limit = libc::rlimit {
+            rlim_cur: value,
+            rlim_max: value,
+        };
+        // SAFETY: the pointer is to a local that outlives the call.
+        if unsafe { libc::setrlimit(which, &raw const limit) } != 0 {
+            return Err(std::io::Error::last_os_error());
+        }
+    }
+    // SAFETY: these prctls take numbers. Who is not root has no capabilities to lose.
+    let failed = unsafe { libc::geteuid() } == 0
+        && unsafe {
+            libc::prctl(libc::PR_SET_SECUREBITS, SECBIT_NOROOT) != 0
+                || libc::prctl(
+                    libc::PR_CAP_AMBIENT,
+                    libc::PR_CAP_AMBIENT_CLEAR_ALL,
+                    0,
+                    0,
+                    0,
+                ) != 0
+        };
+    if failed {
+        return Err(std::io::Error::last_os_error());
+    }
+    Ok(())
+}
+
 /// From here on io_uring_setup(2) fails with ENOSYS in this process, as on a kernel without it.
 fn deny_io_uring() -> std::io::Result<()> {
     const fn statement(code: u32, jt: u8, jf: u8, k: u32) -> libc::sock_filter {

@@ -40,6 +40,22 @@ fn dashboard_queries() -> Vec<(String, String)> {
     panels.iter().flat_map(of_panel).collect()
 }
 
+#[test]
+fn panels_have_an_id_and_a_place_of_their_own() {
+    let dashboard: Value = serde_json::from_str(&read("grafana/sip-edge.json")).expect("JSON");
+    let (mut ids, mut cells) = (BTreeSet::new(), BTreeSet::new());
+    for panel in dashboard["panels"].as_array().expect("panels") {
+        assert!(ids.insert(panel["id"].as_u64()), "{}", panel["title"]);
+        let of = |key: &str| panel["gridPos"][key].as_u64().expect("a number");
+        assert!(of("x") + of("w") <= 24, "{}", panel["title"]);
+        for (x, y) in (of("x")..of("x") + of("w"))
+            .flat_map(|x| (of("y")..of("y") + of("h")).map(move |y| (x, y)))
+        {
+            assert!(cells.insert((x, y)), "{} overlaps", panel["title"]);
+        }
+    }
+}
+
 /// The metric names in a text of expressions.
 fn names_in(text: &str) -> BTreeSet<&str> {
     text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'))

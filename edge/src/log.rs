@@ -12,6 +12,8 @@ use tracing_subscriber::registry::LookupSpan;
 /// Logs text from here on: with priorities for the journal, with colours for a terminal. Fails when something logs already.
 pub fn text(filter: EnvFilter) -> Result<(), String> {
     let log = tracing_subscriber::fmt()
+        // A line that cannot be written is told on stderr otherwise, and the macro that does it panics when that is gone too.
+        .log_internal_errors(false)
         .with_env_filter(filter)
         .with_writer(io::stderr);
     let started = if stderr_is_journal() {
@@ -25,6 +27,7 @@ pub fn text(filter: EnvFilter) -> Result<(), String> {
 /// Logs JSON lines from here on. Fails when something logs already.
 pub fn json(filter: EnvFilter) -> Result<(), String> {
     tracing_subscriber::fmt()
+        .log_internal_errors(false)
         .with_env_filter(filter)
         .with_writer(io::stderr)
         .json()

@@ -3,7 +3,7 @@
 
 use rustix::process::{Pid, Signal, kill_process};
 use std::fs;
-use std::io::Read;
+use std::io::{BufRead, BufReader, Read};
 use std::net::Ipv4Addr;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixDatagram;
@@ -150,6 +150,93 @@ fn the_service_manager_hears_of_start_reload_life_and_end() {
 }
 
 #[test]
+fn a_media_thread_that_hangs_stops_the_watchdogs_pings() {
+    let site = Site::new(9);
+    let manager = Manager::listen(&site);
+    let child = site
+        .command("run")
+        .env("NOTIFY_SOCKET", site.path("notify"))
+        .env("WATCHDOG_USEC", "2000000")
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut daemon = Daemon(child);
+    // Without a packet, too.
+    for _ in 0..3 {
+        manager.hears("WATCHDOG=1");
+    }
+    let Some(held) = HeldThread::hold(daemon.0.id(), "media-0") else {
+        println!("SKIPPED: threads cannot be traced here");
+        return;
+    };
+    let (status, _) = manager.hears("STATUS=threads that do nothing: ");
+    assert!(status.trim_end().ends_with(": media-0"), "{status}");
+    // Life goes on otherwise: each time a ping would be due the log tells why there is none.
+    let stderr = BufReader::new(daemon.0.stderr.take().unwrap());
+    let mut lines = stderr.lines().map_while(Result::ok);
+    let told = lines.by_ref();
+    let told = told.filter(|line| line.contains("threads do nothing"));
+    assert_eq!(told.take(4).count(), 4);
+    daemon.signal(Signal::HUP);
+    let (_, before) = manager.hears("READY=1");
+    assert!(
+        !before.iter().any(|m| m.starts_with("WATCHDOG")),
+        "{before:?}"
+    );
+    drop(held);
+    manager.hears("WATCHDOG=1");
+    manager.hears("STATUS=taking calls");
+}
+
+#[test]
+fn a_log_that_nobody_reads_any_more_stops_nothing() {
+    let site = Site::new(8);
+    let manager = Manager::listen(&site);
+    let mut command = site.command("run");
+    command.env("NOTIFY_SOCKET", site.path("notify"));
+    let mut daemon = Daemon(command.spawn().unwrap());
+    manager.hears("READY=1");
+    drop(daemon.0.stderr.take());
+    // Each is logged.
+    for _ in 0..2 {
+        daemon.signal(Signal::HUP);
+        manager.hears("RELOADING=1");
+        manager.hears("READY=1");
+    }
+    daemon.signal(Signal::TERM);
+    assert!(daemon.0.wait().unwrap().success());
+}
+
+/// One thread of a child, which does not run for as long as this lives.
+struct HeldThread(libc::pid_t);
+
+impl HeldThread {
+    /// `None`: this is not allowed here.
+    fn hold(pid: u32, name: &str) -> Option<HeldThread> {
+        let tasks = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+        let task = tasks.flatten().find(|task| {
+            let comm = fs::read_to_string(task.path().join("comm")).unwrap_or_default();
+            comm.trim_end() == name
+        });
+        let tid: libc::pid_t = task?.file_name().to_str()?.parse().ok()?;
+        // SAFETY: these requests read and write no memory of ours.
+        let stopped = unsafe {
+            libc::ptrace(libc::PTRACE_SEIZE, tid, 0, 0) == 0
+                && libc::ptrace(libc::PTRACE_INTERRUPT, tid, 0, 0) == 0
+                && libc::waitpid(tid, std::ptr::null_mut(), libc::__WALL) == tid
+        };
+        stopped.then_some(HeldThread(tid))
+    }
+}
+
+impl Drop for HeldThread {
+    fn drop(&mut self) {
+        // SAFETY: as above.
+        unsafe { libc::ptrace(libc::PTRACE_DETACH, self.0, 0, 0) };
+    }
+}
+
+#[test]
 fn a_credential_that_was_not_given_is_named() {
     let site = Site::new(2);
     let check = |command: &mut Command| {
@@ -172,23 +259,37 @@ fn a_credential_that_was_not_given_is_named() {
 }
 
 #[test]
-fn a_kernel_that_denies_io_uring_is_named_at_once() {
-    let site = Site::new(3);
-    let mut command = site.command("run");
-    // SAFETY: between fork and exec only system calls are made.
-    unsafe { command.pre_exec(deny_io_uring) };
-    let mut child = Daemon(command.spawn().unwrap());
-    let mut text = String::new();
-    let mut stderr = child.0.stderr.take().unwrap();
-    stderr.read_to_string(&mut text).unwrap();
-    assert_eq!(child.0.wait().unwrap().code(), Some(1));
-    let expected =
+fn a_kernel_that_lacks_what_is_needed_is_named_at_once() {
+    let refuses = |last, errno, expected: &str| {
+        let site = Site::new(last);
+        let mut command = site.command("run");
+        // SAFETY: between fork and exec only system calls are made.
+        unsafe { command.pre_exec(move || deny_io_uring(errno)) };
+        let mut child = Daemon(command.spawn().unwrap());
+        let mut text = String::new();
+        let mut stderr = child.0.stderr.take().unwrap();
+        stderr.read_to_string(&mut text).unwrap();
+        assert_eq!(child.0.wait().unwrap().code(), Some(1));
+        assert!(text.contains(expected), "{text}");
+        assert!(
+            !text.contains("listening"),
+            "nothing was opened before: {text}"
+        );
+    };
+    let none =
         "this kernel has no io_uring, or a seccomp filter forbids it; Linux 6.1 or newer is needed";
-    assert!(text.contains(expected), "{text}");
-    assert!(
-        !text.contains("listening"),
-        "nothing was opened before: {text}"
-    );
+    refuses(3, libc::ENOSYS, none);
+    // What kernel.io_uring_disabled answers too; the sysctl tells the two apart, and here it is 0.
+    let sysctl = fs::read_to_string("/proc/sys/kernel/io_uring_disabled").unwrap_or_default();
+    let disabled = format!("kernel.io_uring_disabled is {}", sysctl.trim());
+    let expected = match sysctl.trim() {
+        "" | "0" => none,
+        _ => &disabled,
+    };
+    refuses(5, libc::EPERM, expected);
+    let old = "this kernel's io_uring has no DEFER_TASKRUN; Linux 6.1 or newer is needed";
+    refuses(6, libc::EINVAL, old);
+    refuses(7, libc::ENOMEM, "no memory for the ring");
 }
 
 #[test]
@@ -290,8 +391,8 @@ fn limits_instead_of_capabilities(real_time: u64, nice: u64) -> std::io::Result<
     Ok(())
 }
 
-/// From here on io_uring_setup(2) fails with ENOSYS in this process, as on a kernel without it.
-fn deny_io_uring() -> std::io::Result<()> {
+/// From here on io_uring_setup(2) fails in this process, as on a kernel that lacks something.
+fn deny_io_uring(errno: i32) -> std::io::Result<()> {
     const fn statement(code: u32, jt: u8, jf: u8, k: u32) -> libc::sock_filter {
         libc::sock_filter {
             code: code as u16,
@@ -301,7 +402,7 @@ fn deny_io_uring() -> std::io::Result<()> {
         }
     }
     let number_at = std::mem::offset_of!(libc::seccomp_data, nr) as u32;
-    let denied = libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32;
+    let denied = libc::SECCOMP_RET_ERRNO | errno as u32;
     let mut filter = [
         statement(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, number_at),
         statement(

@@ -42,6 +42,8 @@ pub struct LaneCounters {
 #[derive(Debug, Default)]
 #[repr(align(128))]
 pub struct MediaCounters {
+    /// Turns of the loop: an idle thread makes one whenever its waker is called, so one that makes none is stuck.
+    pub turns: Counter,
     pub io_uring: LaneCounters,
     /// Receive timestamp to send, on a sample of the packets.
     pub relay_latency: LatencyCounters,

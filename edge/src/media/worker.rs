@@ -155,6 +155,7 @@ impl Worker {
         self.make_visits(now);
         self.carry_out(now);
         self.deliver_events();
+        self.counters.turns.add(1);
         Ok(())
     }
 

@@ -235,7 +235,7 @@ impl Running {
         }
         handle.enter(Phase::Draining);
         self.metrics.set_state(false, true);
-        self.report(true);
+        self.tell_status(true);
         for core in &self.cores {
             core.drain().await;
         }

@@ -74,15 +74,18 @@ impl ServiceManager {
         }
     }
 
-    /// Pings the watchdog if every thread has done something since the last call. `beats`: one count per thread.
-    pub(super) fn tick(&mut self, beats: &[u64]) {
-        let alive = self.pulse.is_alive(beats);
-        if alive && self.watchdog.is_some() {
-            self.tell(&[NotifyState::Watchdog]);
+    /// Pings the watchdog if every thread has done something since the last call; names those that have not.
+    pub(super) fn tick(&mut self, beats: &[Beat]) -> Vec<String> {
+        let stuck = self.pulse.missing(beats);
+        if stuck.is_empty() {
+            if self.watchdog.is_some() {
+                self.tell(&[NotifyState::Watchdog]);
+            }
+            if self.stopping {
+                self.more_time();
+            }
         }
-        if alive && self.stopping {
-            self.more_time();
-        }
+        stuck
     }
 
     fn tell(&self, state: &[NotifyState<'_>]) {
@@ -92,26 +95,42 @@ impl ServiceManager {
     }
 }
 
+/// How much a thread has done.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Beat {
+    pub thread: String,
+    pub count: u64,
+}
+
 /// Remembers how far each thread was.
 #[derive(Debug, Default)]
-struct Pulse(Vec<u64>);
+struct Pulse(Vec<Beat>);
 
 impl Pulse {
-    /// Whether every count has grown since the last call.
-    fn is_alive(&mut self, beats: &[u64]) -> bool {
-        let alive = self.0.len() != beats.len() || self.0.iter().zip(beats).all(|(a, b)| a != b);
-        self.0.clear();
-        self.0.extend_from_slice(beats);
-        alive
+    /// The threads whose count has not changed since the last call.
+    fn missing(&mut self, beats: &[Beat]) -> Vec<String> {
+        let unchanged = beats.iter().filter(|beat| self.0.contains(beat));
+        let missing = unchanged.map(|beat| beat.thread.clone()).collect();
+        self.0 = beats.to_vec();
+        missing
     }
 }
 
 impl Running {
-    /// Tells the service manager how things are.
+    /// Looks whether every thread lives, and tells the service manager how things are. Once in [`ServiceManager::period`].
     pub(super) fn report(&mut self, draining: bool) {
         let beats = self.beats();
+        let stuck = self.manager.tick(&beats);
+        if stuck.is_empty() {
+            return self.tell_status(draining);
+        }
+        tracing::error!(threads = ?stuck, "threads do nothing: the watchdog is not pinged");
+        let status = format!("threads that do nothing: {}", stuck.join(", "));
+        self.manager.status(status);
+    }
+
+    pub(super) fn tell_status(&mut self, draining: bool) {
         let legs = self.metrics.legs_alive();
-        self.manager.tick(&beats);
         self.manager.status(if draining {
             format!("draining: new calls are refused, {legs} call legs left")
         } else {
@@ -126,12 +145,23 @@ mod tests {
 
     #[test]
     fn one_thread_that_stands_still_is_no_life() {
+        let beats = |control, media| {
+            [("control-0", control), ("media-0", media)].map(|(thread, count)| Beat {
+                thread: thread.to_owned(),
+                count,
+            })
+        };
+        let nobody: [&str; 0] = [];
         let mut pulse = Pulse::default();
-        assert!(pulse.is_alive(&[0, 0]), "nothing to compare with yet");
-        assert!(pulse.is_alive(&[1, 5]));
-        assert!(!pulse.is_alive(&[2, 5]), "the second stands still");
-        assert!(!pulse.is_alive(&[2, 6]), "the first stands still");
-        assert!(pulse.is_alive(&[3, 7]));
+        assert_eq!(
+            pulse.missing(&beats(0, 0)),
+            nobody,
+            "nothing to compare with yet"
+        );
+        assert_eq!(pulse.missing(&beats(1, 5)), nobody);
+        assert_eq!(pulse.missing(&beats(2, 5)), ["media-0"]);
+        assert_eq!(pulse.missing(&beats(2, 5)), ["control-0", "media-0"]);
+        assert_eq!(pulse.missing(&beats(3, 7)), nobody);
     }
 
     #[test]

@@ -4,7 +4,7 @@ use super::RunError;
 use super::access::{access_options, watch_access};
 use super::cores::{cpus, raise_open_files};
 use super::handle::SupervisorHandle;
-use super::notify::ServiceManager;
+use super::notify::{Beat, ServiceManager};
 use super::threads::Threads;
 use crate::access::Access;
 use crate::admin::{AdminServer, AdminStop};
@@ -48,6 +48,7 @@ pub(super) struct Core {
     status: Arc<CoreStatus>,
     media_stop: Arc<AtomicBool>,
     media_waker: Waker,
+    media_counters: Arc<MediaCounters>,
 }
 
 /// A running edge.
@@ -226,6 +227,7 @@ impl Running {
             status,
             media_stop: media.stop,
             media_waker: media.waker,
+            media_counters: media.counters,
         });
         Ok(())
     }
@@ -243,6 +245,7 @@ impl Running {
         let (event_sender, events) = bounded_on(MEDIA_QUEUE, control);
         let stop = Arc::new(AtomicBool::new(false));
         let counters = Arc::new(MediaCounters::default());
+        let seen = counters.clone();
         self.watch_media(id, counters.clone());
         let setup = media::Setup {
             clock,
@@ -272,6 +275,7 @@ impl Running {
             events,
             stop,
             waker,
+            counters: seen,
         })
     }
 
@@ -343,10 +347,22 @@ impl Running {
         }
     }
 
-    /// How much each control thread has done: see [`CoreStatus::beats`].
-    pub(super) fn beats(&self) -> Vec<u64> {
-        let beats = |core: &Core| core.status.beats.load(Ordering::Relaxed);
-        self.cores.iter().map(beats).collect()
+    /// How much each control and media thread has done so far: see [`CoreStatus::beats`] and [`MediaCounters::turns`].
+    pub(super) fn beats(&self) -> Vec<Beat> {
+        let beats = self.cores.iter().flat_map(|core| {
+            let control = core.status.beats.load(Ordering::Relaxed);
+            let media = core.media_counters.turns.get();
+            [("control", control), ("media", media)].map(|(kind, count)| Beat {
+                thread: format!("{kind}-{}", core.id),
+                count,
+            })
+        });
+        let beats = beats.collect();
+        // A media thread without a packet sleeps: asked for a turn now, it has made it when this is called again.
+        for core in &self.cores {
+            core.media_waker.wake();
+        }
+        beats
     }
 
     /// Whether a drain is over.
@@ -394,6 +410,7 @@ struct Media {
     events: Receiver<MediaEvent>,
     stop: Arc<AtomicBool>,
     waker: Waker,
+    counters: Arc<MediaCounters>,
 }
 
 impl Core {

@@ -73,8 +73,12 @@ impl MediaCounters {
     }
 
     pub(super) fn drop_packet(&self, reason: DropReason) {
+        self.drop_packets(reason, 1);
+    }
+
+    pub(super) fn drop_packets(&self, reason: DropReason, packets: u64) {
         if let Some(counter) = self.dropped.get(reason.index()) {
-            counter.add(1);
+            counter.add(packets);
         }
     }
 }

@@ -56,6 +56,8 @@ pub struct Endpoint {
     exclusive: bool,
     /// Tells when its packets were received, once it is connected.
     stamped: bool,
+    /// What [`MediaSocket::overflows`] told last.
+    overflows: u32,
     /// A visit is planned.
     pub planned: bool,
 }
@@ -83,6 +85,7 @@ impl Endpoint {
             failures: 0,
             closing: false,
             exclusive: false,
+            overflows: 0,
             planned: false,
         }
     }
@@ -116,6 +119,16 @@ impl Endpoint {
     /// Whether a closing endpoint's socket can be closed: the kernel has no operation on it.
     pub fn is_quiet(&self) -> bool {
         self.closing && self.armed == Armed::No
+    }
+
+    /// Datagrams that the socket had no room for since the last call. One system call.
+    pub fn take_overflows(&mut self) -> u64 {
+        let Ok(overflows) = self.socket.overflows() else {
+            return 0;
+        };
+        let new = overflows.wrapping_sub(self.overflows);
+        self.overflows = overflows;
+        u64::from(new)
     }
 
     /// A packet arrived: the socket works.

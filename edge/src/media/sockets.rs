@@ -55,6 +55,26 @@ impl MediaSocket {
         }
     }
 
+    /// Datagrams that the kernel had no room for in this socket's queue (or found damaged) since it was made; wraps.
+    pub fn overflows(&self) -> io::Result<u32> {
+        let mut told = [0u32; libc::SK_MEMINFO_DROPS as usize + 1];
+        let mut length = std::mem::size_of_val(&told) as libc::socklen_t;
+        // SAFETY: the pointers are to locals that outlive the call, and `length` is that of `told`.
+        let result = unsafe {
+            libc::getsockopt(
+                self.0.as_raw_fd(),
+                libc::SOL_SOCKET,
+                libc::SO_MEMINFO,
+                told.as_mut_ptr().cast(),
+                &raw mut length,
+            )
+        };
+        match (result, told) {
+            (0, [.., drops]) => Ok(drops),
+            _ => Err(io::Error::last_os_error()),
+        }
+    }
+
     /// Whether a datagram (or an error) waits to be received.
     pub fn has_input(&self) -> bool {
         let mut octet = [MaybeUninit::uninit()];

@@ -17,6 +17,7 @@ use edge_proto::relay::{
     Admission, Component, DropReason, MediaCommand, MediaEvent, Relay, RelayConfig, RelayOutput,
 };
 use edge_proto::time::Instant;
+use overflows::{OverflowSearch, count_overflows};
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
@@ -66,6 +67,7 @@ pub struct Worker {
     pace: Pace,
     busy_poll: Duration,
     latency: LatencySampler,
+    overflow_search: OverflowSearch,
     #[cfg(test)]
     pub(super) addresses: Vec<(usize, usize)>,
 }
@@ -106,6 +108,7 @@ impl Worker {
             pace: Pace::new(options.batch),
             busy_poll: options.busy_poll,
             latency: LatencySampler::new().map_err(|_| MediaError::Memory)?,
+            overflow_search: OverflowSearch::default(),
             #[cfg(test)]
             addresses: Vec::new(),
         })
@@ -154,6 +157,7 @@ impl Worker {
         self.relay.handle_timeout(now);
         self.make_visits(now);
         self.carry_out(now);
+        self.look_for_overflows(now);
         self.deliver_events();
         self.counters.turns.add(1);
         Ok(())
@@ -453,7 +457,8 @@ impl Worker {
         {
             self.counters.socket_errors.add(1);
         }
-        if let Some(flow) = flow {
+        if let Some(mut flow) = flow {
+            count_overflows(&mut flow.endpoints, &self.counters);
             let local = flow.local;
             drop(flow);
             self.guard_closed(local);
@@ -538,6 +543,7 @@ fn room(options: &MediaOptions) -> Result<u32, MediaError> {
     }
 }
 
+mod overflows;
 mod packets;
 #[cfg(test)]
 mod tests;

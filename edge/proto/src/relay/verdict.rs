@@ -61,6 +61,9 @@ pub enum DropReason {
     Truncated,
     /// The socket refused it. Counted by the media thread.
     SendFailed,
+    /// The socket's queue in the kernel was full, or the packet was damaged: it never reached the media thread, which counts it
+    /// when it looks.
+    QueueFull,
 }
 
 impl DropReason {
@@ -77,6 +80,7 @@ impl DropReason {
         DropReason::NoDestination,
         DropReason::Truncated,
         DropReason::SendFailed,
+        DropReason::QueueFull,
     ];
 
     /// Position in [`DropReason::ALL`], for tables of counters.
@@ -97,6 +101,7 @@ impl DropReason {
             DropReason::NoDestination => "no_destination",
             DropReason::Truncated => "truncated",
             DropReason::SendFailed => "send_failed",
+            DropReason::QueueFull => "queue_full",
         }
     }
 }
@@ -111,7 +116,7 @@ mod tests {
         for (position, reason) in DropReason::ALL.iter().enumerate() {
             assert_eq!(reason.index(), position);
         }
-        assert_eq!(DropReason::ALL.len(), DropReason::SendFailed.index() + 1);
+        assert_eq!(DropReason::ALL.len(), DropReason::QueueFull.index() + 1);
         let names: BTreeSet<_> = DropReason::ALL.iter().map(|r| r.as_str()).collect();
         assert_eq!(names.len(), DropReason::ALL.len());
     }

@@ -183,6 +183,60 @@ fn every_buffer_comes_back() {
     assert_eq!(bench.counters.buffers_exhausted.get(), 0);
 }
 
+/// More than a socket's queue holds.
+const FLOOD: u16 = 2000;
+
+/// Sends the flood to a socket that nobody reads meanwhile, and reads what it could hold.
+fn flood(bench: &mut Bench, from: &UdpSocket, at: SocketAddr) -> u64 {
+    for number in 0..FLOOD {
+        // Loopback has delivered it, or dropped it, when this returns.
+        from.send_to(&rtp(number), at).unwrap();
+    }
+    let (mut received, mut quiet) = (0, 0);
+    while quiet < 3 {
+        // Answered even when there is nothing to receive, so that no turn sleeps.
+        bench.command(MediaCommand::Close { allocation: id(99) });
+        while bench.events.try_recv().is_some() {}
+        let now = bench.counters.io_uring.received.get();
+        quiet = if now == received { quiet + 1 } else { 0 };
+        received = now;
+    }
+    assert!(received < u64::from(FLOOD), "the queue held everything");
+    received
+}
+
+#[test]
+fn what_a_full_queue_refused_is_counted_to_the_packet() {
+    let mut bench = bench(options(), 64);
+    let (a, b) = (peer(), peer());
+    let (at_a, _) = (bench.open(0, &a), bench.open(1, &b));
+    let received = flood(&mut bench, &a, at_a);
+    bench.command(MediaCommand::Close { allocation: id(0) });
+    while bench.counters.allocations.get() > 1 {
+        bench.worker.turn().unwrap();
+    }
+    let refused = bench.counters.dropped(DropReason::QueueFull);
+    assert_eq!(received + refused, u64::from(FLOOD));
+}
+
+#[test]
+fn what_a_full_queue_refused_is_told_while_the_call_goes_on() {
+    let mut bench = bench(options(), 64);
+    let (a, b) = (peer(), peer());
+    let (at_a, _) = (bench.open(0, &a), bench.open(1, &b));
+    let received = flood(&mut bench, &a, at_a);
+    let deadline = std::time::Instant::now() + READ_TIMEOUT;
+    while bench.counters.dropped(DropReason::QueueFull) == 0 {
+        assert!(std::time::Instant::now() < deadline, "never told");
+        a.send_to(&rtp(0), at_a).unwrap();
+        bench.worker.turn().unwrap();
+    }
+    assert_eq!(
+        bench.counters.dropped(DropReason::QueueFull) + received,
+        u64::from(FLOOD)
+    );
+}
+
 #[test]
 fn while_events_cannot_be_delivered_no_command_is_taken_and_none_is_lost() {
     let mut bench = bench(options(), 1);

@@ -1,5 +1,6 @@
 //! The results as Markdown, plots and JSON.
 
+use crate::measure::Sample;
 use crate::plan;
 use crate::relay::Kind;
 use crate::suite::{Cost, LOSSLESS, Limit, Results};
@@ -75,7 +76,8 @@ fn cpu(results: &Results, kind: Kind, flows: u16, rate: f64) -> Option<Spread> {
 }
 
 fn limits(results: &Results, kind: Kind) -> impl Iterator<Item = &Limit> {
-    results.limits.iter().filter(move |l| l.relay == kind)
+    let whole = results.limits.iter().filter(|limit| !limit.half_core);
+    whole.filter(move |limit| limit.relay == kind)
 }
 
 fn lossless(results: &Results, kind: Kind) -> Option<Spread> {
@@ -201,20 +203,34 @@ fn recovery(text: &mut String, results: &Results) {
     let _ = write!(
         text,
         "\n## After {} s at twice that rate\n\nThen half the rate again, at once. Every packet is accounted for: sent, come back, or \
-         missing.\n\n| relay | round | offered/s | sent | missing | of these, sockets full | flows silent after | missing after |\n\
-         |---|---|---|---|---|---|---|---|\n",
+         missing; of those missing, what the kernel had no room for in the relay's sockets, what the relay received and counts as \
+         dropped (where it tells), and the rest. Where the generator cannot offer twice what a core relays, ours is given half a core \
+         besides: an ordinary thread, beside another that never sleeps.\n\n\
+         | relay | round | lossless/s | offered/s | sent | missing | sockets full | dropped by the relay | unaccounted | flows silent \
+         after | missing after |\n|---|---|---|---|---|---|---|---|---|---|---|\n",
         results.extent.overload_seconds
     );
+    let told = |count: Option<i64>| count.map_or_else(|| "not told".to_owned(), |n| n.to_string());
     for limit in &results.limits {
+        let Sample {
+            outcome,
+            socket_drops,
+            relay_drops,
+            ..
+        } = &limit.overload;
         let _ = writeln!(
             text,
-            "| {} | {} | {:.0} | {} | {} | {} | {} | {} |",
+            "| {}{} | {} | {:.0} | {:.0} | {} | {} | {} | {} | {} | {} | {} |",
             limit.relay.name(),
+            if limit.half_core { ", half a core" } else { "" },
             limit.round + 1,
-            limit.overload.offered,
-            limit.overload.sent,
-            limit.overload.lost(),
-            limit.overload_socket_drops,
+            limit.lossless,
+            outcome.offered,
+            outcome.sent,
+            outcome.lost(),
+            socket_drops,
+            told(relay_drops.map(|drops| drops as i64)),
+            told(limit.overload.unaccounted()),
             limit.recovery.flows_silent,
             limit.recovery.lost(),
         );

@@ -19,6 +19,8 @@ const SEARCH_STEP: f64 = 1.3;
 const SEARCH_HALVINGS: u32 = 3;
 /// What one generator cannot exceed anyway.
 const SEARCH_END: f64 = 1_500_000.0;
+/// For our own relay.
+const HALF_A_CORE: [&str; 3] = ["--scheduling", "ordinary", "--busy-control"];
 const ATTEMPTS: u32 = 3;
 const PAUSE: Duration = Duration::from_millis(500);
 /// Load beside which a busy control thread is measured.
@@ -79,6 +81,9 @@ pub struct Cost {
 #[derive(Clone, Debug, Serialize)]
 pub struct Limit {
     pub relay: Kind,
+    /// It has half a core: an ordinary thread, which shares the core with another that never sleeps. Where the generator cannot
+    /// offer twice what a whole core relays, it can so.
+    pub half_core: bool,
     pub round: u32,
     /// Packets per second.
     pub lossless: f64,
@@ -86,9 +91,7 @@ pub struct Limit {
     pub generator_bound: bool,
     /// At half of it.
     pub half: Sample,
-    pub overload: Outcome,
-    /// UDP packets that found the relay's sockets full meanwhile.
-    pub overload_socket_drops: u64,
+    pub overload: Sample,
     /// At half of it again, right after the overload.
     pub recovery: Outcome,
 }
@@ -152,8 +155,8 @@ impl Suite<'_> {
                     }
                 }
                 if round < self.extent.searches {
-                    let limit = self.limit(kind, round).map(|limit| vec![limit]);
-                    keep(&mut results.limits, limit, &mut results.failures);
+                    let limits = self.limits(kind, round);
+                    keep(&mut results.limits, limits, &mut results.failures);
                 }
             }
             if round < self.extent.searches && self.kinds.contains(&Kind::Ours) {
@@ -214,10 +217,19 @@ impl Suite<'_> {
         Ok(costs)
     }
 
-    fn limit(&self, kind: Kind, round: u32) -> Result<Limit> {
+    fn limits(&self, kind: Kind, round: u32) -> Result<Vec<Limit>> {
+        let mut limits = vec![self.limit(kind, round, &[])?];
+        let doubled = limits.iter().all(|limit| limit.overload.outcome.reached());
+        if kind == Kind::Ours && !doubled {
+            limits.push(self.limit(kind, round, &HALF_A_CORE)?);
+        }
+        Ok(limits)
+    }
+
+    fn limit(&self, kind: Kind, round: u32, tuning: &[&str]) -> Result<Limit> {
         let flows = self.extent.search_flows;
-        let (lossless, generator_bound) = self.search(kind, flows)?;
-        let mut bed = self.bed(kind, flows, &[])?;
+        let (lossless, generator_bound) = self.search(kind, flows, tuning)?;
+        let mut bed = self.bed(kind, flows, tuning)?;
         let half = self.load(lossless / 2.0, self.extent.seconds);
         let at_half = bed.run(self.network, half)?;
         tell(kind, flows, &at_half);
@@ -228,23 +240,23 @@ impl Suite<'_> {
         tell(kind, flows, &recovery);
         Ok(Limit {
             relay: kind,
+            half_core: !tuning.is_empty(),
             round,
             lossless,
             generator_bound,
             half: at_half,
-            overload_socket_drops: overload.socket_drops,
-            overload: overload.outcome,
+            overload,
             recovery: recovery.outcome,
         })
     }
 
     /// The highest rate without loss, and whether it was the generator that ended the search.
-    fn search(&self, kind: Kind, flows: u16) -> Result<(f64, bool)> {
+    fn search(&self, kind: Kind, flows: u16, tuning: &[&str]) -> Result<(f64, bool)> {
         let (mut good, mut bad) = (0.0f64, None);
         let mut rate = SEARCH_START;
         while rate < SEARCH_END {
             // A new relay each time: one that was overloaded might not recover.
-            let mut bed = self.bed(kind, flows, &[])?;
+            let mut bed = self.bed(kind, flows, tuning)?;
             match self.is_lossless(&mut bed, kind, flows, rate)? {
                 Verdict::Lossless(offered) => {
                     good = good.max(offered);
@@ -262,7 +274,7 @@ impl Suite<'_> {
         };
         for _ in 0..SEARCH_HALVINGS {
             let middle = f64::midpoint(good, bad);
-            let mut bed = self.bed(kind, flows, &[])?;
+            let mut bed = self.bed(kind, flows, tuning)?;
             match self.is_lossless(&mut bed, kind, flows, middle)? {
                 Verdict::Lossless(offered) => good = good.max(offered),
                 Verdict::Lossy => bad = middle,

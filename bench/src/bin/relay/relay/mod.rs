@@ -55,6 +55,7 @@ const END_PAUSE: Duration = Duration::from_millis(20);
 
 /// A relay that runs. Ended when dropped.
 pub struct Relay {
+    kind: Kind,
     child: Child,
     /// Where leg i has to send.
     pub targets: Vec<SocketAddrV4>,
@@ -63,14 +64,14 @@ pub struct Relay {
 impl Relay {
     pub fn start(kind: Kind, network: &Network, start: &Start) -> Result<Relay> {
         match kind {
-            Kind::Ours => Relay::helper("relay-ours", network, start),
-            Kind::Plain => Relay::helper("relay-plain", network, start),
+            Kind::Ours => Relay::helper(kind, "relay-ours", network, start),
+            Kind::Plain => Relay::helper(kind, "relay-plain", network, start),
             Kind::Rtpengine => rtpengine::start(network, start),
         }
     }
 
     /// A relay that is a subcommand of this program and prints a line once it relays.
-    fn helper(subcommand: &str, network: &Network, start: &Start) -> Result<Relay> {
+    fn helper(kind: Kind, subcommand: &str, network: &Network, start: &Start) -> Result<Relay> {
         let legs = plan::legs(start.flows);
         let mut command = Command::new(std::env::current_exe()?);
         command
@@ -79,10 +80,11 @@ impl Relay {
             .args(["--core", &start.core.to_string()])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped());
-        if subcommand == "relay-ours" {
+        if kind == Kind::Ours {
             command.args(&start.tuning);
         }
         let mut relay = Relay {
+            kind,
             child: spawn(&mut command, network, start.core)?,
             targets: (0..legs).map(plan::local).collect(),
         };
@@ -103,6 +105,18 @@ impl Relay {
         let input = self.child.stdin.as_mut().context("no input")?;
         input.write_all(b"counters\n")?;
         Ok(serde_json::from_str(&self.line()?)?)
+    }
+
+    /// Packets that it has received and dropped so far; `None` where it does not tell.
+    pub fn drops(&mut self) -> Result<Option<u64>> {
+        if self.kind != Kind::Ours {
+            return Ok(None);
+        }
+        let counters = self.counters()?;
+        let dropped = counters["dropped"].as_object().context("no drops")?;
+        // What a full queue refused was not received; the kernel tells it for all relays alike.
+        let received = dropped.iter().filter(|(name, _)| *name != "queue_full");
+        Ok(Some(received.filter_map(|(_, count)| count.as_u64()).sum()))
     }
 
     pub fn cpu_time(&self) -> Result<Duration> {

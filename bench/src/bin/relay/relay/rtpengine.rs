@@ -35,6 +35,7 @@ pub fn start(network: &Network, start: &Start) -> Result<Relay> {
     let child = spawn(&mut command, network, start.core)
         .context("is rtpengine-daemon (Debian) installed?")?;
     let mut relay = Relay {
+        kind: super::Kind::Rtpengine,
         child,
         targets: Vec::new(),
     };

@@ -44,6 +44,16 @@ impl Staging {
 
     /// Plays a scenario with these variables; every call of every party went as it says. Gives the scenario files used.
     fn plays(&self, scenario: &str, variables: &[(&str, &str)]) -> BTreeSet<String> {
+        self.plays_meanwhile(scenario, variables, || {})
+    }
+
+    /// The same; `meanwhile` is done again and again until the end.
+    fn plays_meanwhile(
+        &self,
+        scenario: &str,
+        variables: &[(&str, &str)],
+        mut meanwhile: impl FnMut(),
+    ) -> BTreeSet<String> {
         let out = self.dir.path().join("run.out");
         let output = fs::File::create(&out).expect("a file");
         let mut run = Command::new(kit().join("run"))
@@ -59,7 +69,8 @@ impl Staging {
             .stderr(output)
             .spawn()
             .expect("the kit's script starts");
-        let status = wait::try_until(3 * wait::PATIENCE, || {
+        let status = wait::try_until(5 * wait::PATIENCE, || {
+            meanwhile();
             run.try_wait().expect("it can be waited for")
         });
         if status.is_none() {
@@ -233,4 +244,34 @@ fn calls_beyond_what_is_allowed_are_refused_in_order() {
     let refused = "sip_edge_sip_responses_total{code=\"503\",direction=\"outbound\",method=\"INVITE\",trunk=\"carrier\"}";
     let metrics = staging.edge.metrics();
     assert!(staging.edge.metric(refused) > Some(0.0), "{metrics}");
+}
+
+/// All of them are up at once, each with RTP both ways, and each ends as its scenario says.
+#[test]
+fn a_thousand_calls_with_rtp_at_once_end_in_order() {
+    let Some(staging) = Staging::start(|text| text) else {
+        return;
+    };
+    // The first call lasts until well after the last one began.
+    let size = [("CALLS", "1000"), ("RATE", "100"), ("HOLD_MS", "20000")];
+    let mut peak = 0.0_f64;
+    staging.plays_meanwhile("rtp", &size, || {
+        let active = |trunk: &str| {
+            let series = format!("sip_edge_calls_active{{trunk=\"{trunk}\"}}");
+            staging.edge.metric(&series).unwrap_or(0.0)
+        };
+        peak = peak.max(active("carrier").min(active("ai")));
+    });
+    let lines = staging.edge.cdrs(2000);
+    let heard = |line: &&serde_json::Value| {
+        line["media"]["received"]["packets"].as_u64() > Some(0)
+            && line["media"]["sent"]["packets"].as_u64() > Some(0)
+    };
+    let packets = |line: &serde_json::Value| line["media"]["received"]["packets"].as_u64();
+    let relayed: u64 = lines.iter().filter_map(packets).sum();
+    println!("1,000 calls, {peak} at once, {relayed} RTP packets received");
+    assert_eq!(lines.iter().filter(heard).count(), 2000);
+    let wanted = [("ai", "completed", 1000), ("carrier", "completed", 1000)];
+    assert_eq!(staging.outcomes(2000), counts(&wanted));
+    assert_eq!(peak, 1000.0, "all of them at once");
 }

@@ -27,7 +27,7 @@ PACKAGES := target/packages
 STAGE := $(PACKAGES)/stage
 
 # What the benches compare us with, and what they build their network with.
-BENCH_PACKAGES := iproute2 rtpengine-daemon
+BENCH_PACKAGES := iproute2 kamailio rtpengine-daemon sip-tester
 BENCHES = $(or $(CARGO_TARGET_DIR),target)/release
 # QUICK=1 only shows that the benches run.
 QUICK ?=
@@ -41,7 +41,7 @@ help:
 	@echo "make deb, make rpm   packages in target/packages (PROFILE=dev: of the debug build)"
 	@echo "make smoke  both packages in a clean Debian with systemd: install, call, transfer, upgrade during a call, remove"
 	@echo "make run    the edge in the foreground with config/sip-edge.toml"
-	@echo "make bench  RTP relays beside each other into bench/report/ (about 20 minutes; QUICK=1: two, to see that it runs)"
+	@echo "make bench  RTP relays, access and signalling into bench/report/ (about 30 minutes; QUICK=1: few, to see that it runs)"
 	@echo "make sim    SEEDS=$(SEEDS) seeded simulations of misbehaving peers"
 	@echo "make fuzz   SECONDS_EACH=$(SECONDS_EACH) of each fuzz target"
 
@@ -102,9 +102,11 @@ unit:
 # Namespaces, packet sockets and real-time priority need root; what is built stays the user's.
 bench: build-packages
 	$(call install,$(BENCH_PACKAGES))
-	$(CARGO) build --release --quiet --package edge-bench
+	$(CARGO) build --release --quiet --locked --package sip-edge --package edge-bench
 	$(SUDO) $(BENCHES)/relay compare $(if $(QUICK),--quick) --report bench/report
-	@echo "report: bench/report/relay.md"
+	$(SUDO) $(BENCHES)/access $(if $(QUICK),verdicts)
+	$(BENCHES)/signalling $(if $(QUICK),--quick) --report bench/report
+	@echo "reports: bench/report/{relay,access,signalling}.md"
 
 sim: check-cargo
 	SEEDS=$(SEEDS) $(CARGO) run --quiet --package edge-sim -- --seeds $(SEEDS)

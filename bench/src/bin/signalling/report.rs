@@ -1,0 +1,266 @@
+//! The results as Markdown, plots and JSON.
+
+use crate::load::{Outcome, Percentiles};
+use crate::subject::{CPU, Kind, PEERS_CPU};
+use crate::suite::{RATES, Results, Round};
+use anyhow::{Context as _, Result};
+use edge_bench::stats::Spread;
+use edge_bench::svg::{Bar, Group, bars};
+use std::fmt::Write as _;
+use std::fs;
+use std::path::Path;
+
+/// Writes `signalling.md`, `signalling.json` and the plots into `directory`; returns the Markdown.
+pub fn write(results: &Results, directory: &Path) -> Result<String> {
+    fs::create_dir_all(directory).with_context(|| directory.display().to_string())?;
+    let put = |name: &str, text: &str| {
+        let path = directory.join(name);
+        fs::write(&path, text).with_context(|| path.display().to_string())
+    };
+    put("signalling.json", &serde_json::to_string_pretty(results)?)?;
+    put("signalling-cpu.svg", &cpu_plot(results))?;
+    put("signalling-memory.svg", &memory_plot(results))?;
+    let mut text = String::new();
+    tell(&mut text, results)?;
+    put("signalling.md", &text)?;
+    Ok(text)
+}
+
+fn tell(text: &mut String, results: &Results) -> Result<()> {
+    writeln!(text, "# Signalling\n")?;
+    writeln!(
+        text,
+        "{}, Linux {}, {:.0} s; load average {} before, {} after.\n",
+        results.cpu,
+        results.kernel,
+        results.seconds,
+        results.load_average[0],
+        results.load_average[1]
+    )?;
+    writeln!(
+        text,
+        "The edge (release build, `cores = [{CPU}]`, the load kit's `staging.toml`) on CPU {CPU}, all SIPp parties of the load kit on \
+         CPU {PEERS_CPU}, TCP over loopback, one connection each. A call is INVITE, 100, 180, 200, ACK, BYE, 200 on both sides. CPU \
+         is user and system time of the process with all its threads and children (/proc/PID/stat) per call, media sockets, CDR and \
+         journal included.\n"
+    )?;
+    cpu(text, results)?;
+    rates(text, results)?;
+    times(text, results)?;
+    memory(text, results)?;
+    writeln!(
+        text,
+        "\n![CPU](signalling-cpu.svg)\n![memory](signalling-memory.svg)"
+    )?;
+    Ok(())
+}
+
+fn cost(results: &Results, kind: Kind, rate: u32) -> Option<Spread> {
+    let such = |round: &&Round| round.kind == kind && round.outcome.load.rate == rate;
+    Spread::of(results.rounds.iter().filter(such).map(|r| r.outcome.cpu_us))
+}
+
+fn cpu(text: &mut String, results: &Results) -> Result<()> {
+    writeln!(text, "## CPU per call\n")?;
+    writeln!(
+        text,
+        "kamailio is a stateful proxy with record-routing and nothing else (one process for TCP), with the same SIPp parties at the \
+         same rates in alternated rounds. Median (least-most), in microseconds; to reach: 0.5.\n"
+    )?;
+    writeln!(
+        text,
+        "| calls/s | sip-edge | kamailio | ratio |\n|---|---|---|---|"
+    )?;
+    for rate in RATES {
+        let [edge, other] = Kind::ALL.map(|kind| cost(results, kind, rate));
+        let told = |spread: Option<Spread>| spread.map_or("-".to_owned(), |s| s.text(0));
+        let ratio = edge
+            .zip(other)
+            .map(|(edge, other)| edge.median / other.median);
+        let ratio = ratio.map_or("-".to_owned(), |ratio| format!("{ratio:.2}"));
+        writeln!(
+            text,
+            "| {rate} | {} | {} | {ratio} |",
+            told(edge),
+            told(other)
+        )?;
+    }
+    let failed = results
+        .rounds
+        .iter()
+        .filter(|round| !round.outcome.clean)
+        .count();
+    writeln!(
+        text,
+        "\nOf {} runs, {failed} had a failure.",
+        results.rounds.len()
+    )?;
+    Ok(())
+}
+
+fn rates(text: &mut String, results: &Results) -> Result<()> {
+    writeln!(text, "\n## Highest rates\n")?;
+    writeln!(
+        text,
+        "Sustained for 4 s: every call of every party went as its scenario says, and at least 95 % of the rate was begun. SIPp has one \
+         core for all its parties: where the edge's core was not busy, SIPp was the limit.\n"
+    )?;
+    writeln!(
+        text,
+        "| | per second | core busy then | tried |\n|---|---|---|---|"
+    )?;
+    for kind in Kind::ALL {
+        let steps = results.calls_search.iter().filter(|r| r.kind == kind);
+        let steps: Vec<&Outcome> = steps.map(|round| &round.outcome).collect();
+        highest(text, &format!("calls, {}", kind.name()), &steps)?;
+    }
+    let steps: Vec<&Outcome> = results.transfers_search.iter().collect();
+    highest(text, "transfers, sip-edge", &steps)
+}
+
+fn highest(text: &mut String, name: &str, steps: &[&Outcome]) -> Result<()> {
+    if steps.is_empty() {
+        return Ok(());
+    }
+    let sustained = steps.iter().filter(|step| step.sustained());
+    let best = sustained.max_by_key(|step| step.load.rate);
+    let (rate, busy) = match best {
+        Some(best) => (
+            best.load.rate.to_string(),
+            format!("{:.0} %", best.busy * 100.0),
+        ),
+        None => ("none".to_owned(), "-".to_owned()),
+    };
+    let tried: Vec<String> = steps
+        .iter()
+        .map(|step| {
+            let verdict = if step.sustained() { "yes" } else { "no" };
+            format!("{} {verdict}", step.load.rate)
+        })
+        .collect();
+    writeln!(text, "| {name} | {rate} | {busy} | {} |", tried.join(", "))?;
+    Ok(())
+}
+
+fn times(text: &mut String, results: &Results) -> Result<()> {
+    let rate = RATES[RATES.len() - 1];
+    writeln!(text, "\n## Response times at {rate} calls/s\n")?;
+    writeln!(
+        text,
+        "Upper bounds of the buckets, in milliseconds, of the last round. SIPp's: INVITE to 200 with the platform's answer in it, BYE \
+         to 200. The edge's: `sip_edge_sip_response_seconds` of the carrier's INVITEs, both rates.\n"
+    )?;
+    writeln!(text, "| | p50 | p90 | p99 |\n|---|---|---|---|")?;
+    for kind in Kind::ALL {
+        let such = |round: &&Round| round.kind == kind && round.outcome.load.rate == rate;
+        if let Some(round) = results.rounds.iter().rfind(such) {
+            let name = kind.name();
+            row(
+                text,
+                &format!("{name}, INVITE (SIPp)"),
+                round.outcome.setup_ms,
+            )?;
+            row(
+                text,
+                &format!("{name}, BYE (SIPp)"),
+                round.outcome.release_ms,
+            )?;
+        }
+    }
+    row(text, "sip-edge, INVITE (its own)", results.edge_response_ms)
+}
+
+fn row(text: &mut String, name: &str, percentiles: Option<Percentiles>) -> Result<()> {
+    if let Some(Percentiles { p50, p90, p99 }) = percentiles {
+        writeln!(text, "| {name} | {p50} | {p90} | {p99} |")?;
+    }
+    Ok(())
+}
+
+fn memory(text: &mut String, results: &Results) -> Result<()> {
+    let memory = &results.memory;
+    let mb = |bytes: u64| bytes as f64 / 1e6;
+    writeln!(text, "\n## Memory\n")?;
+    writeln!(
+        text,
+        "Resident memory of the process: {:.1} MB at the start, {:.1} MB (the baseline) after the first calls, when the book of ended \
+         calls is full.\n",
+        mb(memory.at_start),
+        mb(memory.baseline)
+    )?;
+    writeln!(
+        text,
+        "| calls at once | MB | kB per call | MB when they had ended | back | over the baseline |\n|---|---|---|---|---|---|"
+    )?;
+    for held in &memory.established {
+        writeln!(
+            text,
+            "| {} | {:.1} | {:.1} | {:.1} | {:.1} MB after {:.1} s | {:+.1} % |",
+            held.calls,
+            mb(held.rss),
+            held.per_call / 1e3,
+            mb(held.at_end),
+            mb(held.after),
+            held.after_s,
+            (held.after as f64 / memory.baseline.max(1) as f64 - 1.0) * 100.0
+        )?;
+        if held.calls < held.wanted {
+            writeln!(text)?;
+            writeln!(
+                text,
+                "{} calls were wanted: a call takes four sockets, and the limit of open files of this machine is {}.",
+                held.wanted, memory.files
+            )?;
+        }
+    }
+    Ok(())
+}
+
+fn bar(name: &'static str, spread: Spread) -> Bar {
+    Bar {
+        name,
+        value: spread.median,
+        least: spread.least,
+        most: spread.most,
+    }
+}
+
+fn cpu_plot(results: &Results) -> String {
+    let groups: Vec<Group> = RATES
+        .iter()
+        .map(|&rate| Group {
+            name: format!("{rate} calls/s"),
+            bars: Kind::ALL
+                .iter()
+                .filter_map(|&kind| Some(bar(kind.name(), cost(results, kind, rate)?)))
+                .collect(),
+        })
+        .collect();
+    bars("CPU per call, microseconds", &groups)
+}
+
+fn memory_plot(results: &Results) -> String {
+    let one = |name: &'static str, bytes: u64| {
+        let value = bytes as f64 / 1e6;
+        Bar {
+            name,
+            value,
+            least: value,
+            most: value,
+        }
+    };
+    let groups: Vec<Group> = results
+        .memory
+        .established
+        .iter()
+        .map(|held| Group {
+            name: format!("{} calls", held.calls),
+            bars: vec![
+                one("before", results.memory.baseline),
+                one("established", held.rss),
+                one("after", held.after),
+            ],
+        })
+        .collect();
+    bars("Resident memory, MB", &groups)
+}

@@ -1,0 +1,303 @@
+//! What is measured, in which order.
+
+use crate::load::{Load, Outcome, Percentiles, play};
+use crate::subject::{Kind, Subject};
+use anyhow::Result;
+use edge_bench::process::raise_open_files;
+use serde::Serialize;
+use std::fs;
+use std::time::{Duration, Instant};
+
+/// Rates of the comparison: where threads mostly sleep, and where they are busy.
+pub const RATES: [u32; 2] = [100, 500];
+/// Established calls whose memory is measured, where the limit of open files allows.
+const ESTABLISHED: [u32; 2] = [1_000, 10_000];
+/// The edge's files per call: RTP and RTCP of two legs.
+const FILES_PER_CALL: u64 = 4;
+/// Files that it has besides.
+const OTHER_FILES: u64 = 1_000;
+/// Calls before the first memory figure, so that what the edge keeps on purpose (the book of ended calls) is there.
+const WARM_UP: u32 = 3_000;
+/// How long memory may take to come back.
+const RETURN: Duration = Duration::from_secs(40);
+
+/// Everything that was measured.
+#[derive(Debug, Default, Serialize)]
+pub struct Results {
+    pub kernel: String,
+    pub cpu: String,
+    pub load_average: [String; 2],
+    pub kamailio: bool,
+    /// One entry per round, rate and subject.
+    pub rounds: Vec<Round>,
+    /// The steps of each search, in order.
+    pub calls_search: Vec<Round>,
+    pub transfers_search: Vec<Outcome>,
+    /// The edge's own view at the highest rate of the comparison: request received to final response, INVITEs of the carrier.
+    pub edge_response_ms: Option<Percentiles>,
+    pub memory: Memory,
+    pub seconds: f64,
+}
+
+#[derive(Debug, Serialize)]
+pub struct Round {
+    pub kind: Kind,
+    #[serde(flatten)]
+    pub outcome: Outcome,
+}
+
+/// Memory in RAM of the edge's process, in bytes.
+#[derive(Debug, Default, Serialize)]
+pub struct Memory {
+    pub files: u64,
+    pub at_start: u64,
+    /// After the warm-up.
+    pub baseline: u64,
+    pub established: Vec<Established>,
+}
+
+#[derive(Debug, Serialize)]
+pub struct Established {
+    pub wanted: u32,
+    /// All at once, as the edge counted.
+    pub calls: u32,
+    pub clean: bool,
+    pub rss: u64,
+    pub per_call: f64,
+    /// When the calls had ended, and `after_s` later.
+    pub at_end: u64,
+    pub after: u64,
+    pub after_s: f64,
+}
+
+/// Runs everything; `kamailio`: whether it is there.
+pub fn run(quick: bool, kamailio: bool) -> Result<Results> {
+    let begun = Instant::now();
+    let mut results = Results {
+        kernel: first_line("/proc/sys/kernel/osrelease"),
+        cpu: cpu(),
+        kamailio,
+        ..Results::default()
+    };
+    results.load_average[0] = first_line("/proc/loadavg");
+    let files = raise_open_files(u64::from(ESTABLISHED[1]) * FILES_PER_CALL + OTHER_FILES);
+    let kinds = if kamailio {
+        &Kind::ALL[..]
+    } else {
+        &[Kind::Edge]
+    };
+    compare(&mut results, kinds, if quick { 1 } else { 5 })?;
+    for &kind in kinds {
+        let subject = Subject::start(kind)?;
+        for outcome in search(&subject, "call", 800, if quick { 1 } else { 5 })? {
+            results.calls_search.push(Round { kind, outcome });
+        }
+    }
+    let subject = Subject::start(Kind::Edge)?;
+    results.transfers_search = search(&subject, "transfer", 300, if quick { 1 } else { 5 })?;
+    drop(subject);
+    results.memory = memory(files, if quick { &[200] } else { &ESTABLISHED })?;
+    results.load_average[1] = first_line("/proc/loadavg");
+    results.seconds = begun.elapsed().as_secs_f64();
+    Ok(results)
+}
+
+/// The same calls at the same rates through each, in turn; who is first alternates.
+fn compare(results: &mut Results, kinds: &[Kind], rounds: usize) -> Result<()> {
+    for round in 0..rounds {
+        let mut kinds = kinds.to_vec();
+        if round % 2 == 1 {
+            kinds.reverse();
+        }
+        for kind in kinds {
+            let subject = Subject::start(kind)?;
+            for rate in RATES {
+                let outcome = play(&subject, Load::of("call", rate, 4), || {})?;
+                tell(kind, &outcome);
+                results.rounds.push(Round { kind, outcome });
+            }
+            if kind == Kind::Edge {
+                results.edge_response_ms = Percentiles::of(&responses(&subject.metrics()?));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Looks for the highest rate that is sustained: up by half until it is not, then in between; `steps` at most.
+fn search(
+    subject: &Subject,
+    scenario: &'static str,
+    first: u32,
+    steps: usize,
+) -> Result<Vec<Outcome>> {
+    let mut outcomes = Vec::new();
+    let (mut good, mut bad) = (0, None);
+    let mut rate = first;
+    for _ in 0..steps {
+        let outcome = play(subject, Load::of(scenario, rate, 4), || {})?;
+        tell(subject.kind, &outcome);
+        let sustained = outcome.sustained();
+        outcomes.push(outcome);
+        if sustained {
+            good = rate;
+        } else {
+            bad = Some(rate);
+            // What a rate too high has left behind ends before the next.
+            std::thread::sleep(Duration::from_secs(1));
+        }
+        rate = match bad {
+            None => rate + rate / 2,
+            Some(bad) => u32::midpoint(good, bad),
+        };
+    }
+    Ok(outcomes)
+}
+
+/// Memory while calls are up, and after.
+fn memory(files: u64, established: &[u32]) -> Result<Memory> {
+    let subject = Subject::start(Kind::Edge)?;
+    let at_start = subject.process.rss()?;
+    play(
+        &subject,
+        Load {
+            hold_ms: 100,
+            ..Load::of("call", 500, WARM_UP / 500)
+        },
+        || {},
+    )?;
+    let mut memory = Memory {
+        files,
+        at_start,
+        baseline: subject.process.rss()?,
+        established: Vec::new(),
+    };
+    let fits =
+        u32::try_from(files.saturating_sub(OTHER_FILES) / FILES_PER_CALL).unwrap_or(u32::MAX);
+    for &wanted in established {
+        let entry = hold(&subject, wanted, wanted.min(fits), memory.baseline)?;
+        println!(
+            "sip-edge: {} calls at once, {:.1} kB each; {:.1} MB before, {:.1} MB {:.0} s after",
+            entry.calls,
+            entry.per_call / 1e3,
+            memory.baseline as f64 / 1e6,
+            entry.after as f64 / 1e6,
+            entry.after_s
+        );
+        memory.established.push(entry);
+    }
+    Ok(memory)
+}
+
+fn hold(subject: &Subject, wanted: u32, calls: u32, baseline: u64) -> Result<Established> {
+    let rate = 400;
+    // The first call lasts until well after the last one began.
+    let load = Load {
+        scenario: "call",
+        rate,
+        calls,
+        hold_ms: calls / rate * 1000 + 6_000,
+    };
+    let (mut most, mut rss) = (0, 0);
+    let outcome = play(subject, load, || {
+        let up = subject.metrics().map_or(0, |metrics| active(&metrics));
+        if up >= most {
+            most = up;
+            rss = rss.max(subject.process.rss().unwrap_or(0));
+        }
+    })?;
+    let ended = Instant::now();
+    let at_end = subject.process.rss()?;
+    let mut after = at_end;
+    while after > baseline + baseline / 20 && ended.elapsed() < RETURN {
+        std::thread::sleep(Duration::from_millis(500));
+        after = subject.process.rss()?;
+    }
+    Ok(Established {
+        wanted,
+        calls: most,
+        clean: outcome.clean,
+        rss,
+        per_call: rss.saturating_sub(baseline) as f64 / f64::from(most.max(1)),
+        at_end,
+        after,
+        after_s: ended.elapsed().as_secs_f64(),
+    })
+}
+
+fn tell(kind: Kind, outcome: &Outcome) {
+    println!(
+        "{}: {} at {}/s: {:.0}/s, {} failed, {:.0} us of CPU each, core {:.0} % busy",
+        kind.name(),
+        outcome.load.scenario,
+        outcome.load.rate,
+        outcome.rate,
+        outcome.failed,
+        outcome.cpu_us,
+        outcome.busy * 100.0
+    );
+}
+
+/// Calls that the edge has at the platform.
+fn active(metrics: &str) -> u32 {
+    let line = metrics
+        .lines()
+        .find_map(|line| line.strip_prefix("sip_edge_calls_active{trunk=\"ai\"}"));
+    line.and_then(|value| value.trim().parse().ok())
+        .unwrap_or(0)
+}
+
+/// Buckets of the carrier's INVITEs in milliseconds.
+fn responses(metrics: &str) -> Vec<(f64, u64)> {
+    let mut before = 0;
+    let buckets = metrics.lines().filter_map(|line| {
+        let labels = line.strip_prefix("sip_edge_sip_response_seconds_bucket{")?;
+        let (labels, count) = labels.split_once('}')?;
+        if !labels.contains("method=\"INVITE\"") || !labels.contains("trunk=\"carrier\"") {
+            return None;
+        }
+        let (_, bound) = labels.split_once("le=\"")?;
+        let bound = bound.split('"').next()?;
+        let bound: f64 = if bound == "+Inf" {
+            f64::INFINITY
+        } else {
+            bound.parse().ok()?
+        };
+        let count: u64 = count.trim().parse().ok()?;
+        let alone = count.saturating_sub(before);
+        before = count;
+        Some((bound * 1000.0, alone))
+    });
+    buckets.collect()
+}
+
+fn first_line(path: &str) -> String {
+    let text = fs::read_to_string(path).unwrap_or_default();
+    text.lines().next().unwrap_or_default().to_owned()
+}
+
+fn cpu() -> String {
+    let text = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let name = text
+        .lines()
+        .find_map(|line| line.strip_prefix("model name"));
+    let name = name.unwrap_or_default();
+    name.trim_start_matches(['\t', ' ', ':']).to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_edge_exposes_is_read() {
+        let metrics = "\
+sip_edge_calls_active{trunk=\"ai\"} 17
+sip_edge_sip_response_seconds_bucket{method=\"INVITE\",trunk=\"carrier\",le=\"0.001\"} 4
+sip_edge_sip_response_seconds_bucket{method=\"BYE\",trunk=\"carrier\",le=\"0.001\"} 9
+sip_edge_sip_response_seconds_bucket{method=\"INVITE\",trunk=\"carrier\",le=\"+Inf\"} 5
+";
+        assert_eq!(active(metrics), 17);
+        assert_eq!(responses(metrics), [(1.0, 4), (f64::INFINITY, 1)]);
+    }
+}

@@ -1,0 +1,5 @@
+//! What the benches of signalling share: spreads of figures, other processes, plots.
+
+pub mod process;
+pub mod stats;
+pub mod svg;

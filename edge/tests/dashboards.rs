@@ -41,6 +41,24 @@ fn dashboard_queries() -> Vec<(String, String)> {
 }
 
 #[test]
+fn every_metric_is_shown_or_raises_an_alert() {
+    let readme = std::fs::read_to_string(packaging("../README.md")).expect("the README");
+    let (_, table) = readme.split_once("<!-- metrics:").expect("the metrics");
+    let metrics: Vec<&str> = table
+        .lines()
+        .filter_map(|line| line.strip_prefix("| `")?.split_once('`'))
+        .map(|(name, _)| name)
+        .collect();
+    assert!(metrics.len() > 20, "{metrics:?}");
+    let uses = read("grafana/sip-edge.json") + &read("prometheus/rules.yml");
+    let unused: Vec<_> = metrics
+        .iter()
+        .filter(|name| !uses.contains(*name))
+        .collect();
+    assert!(unused.is_empty(), "neither shown nor watched: {unused:?}");
+}
+
+#[test]
 fn panels_have_an_id_and_a_place_of_their_own() {
     let dashboard: Value = serde_json::from_str(&read("grafana/sip-edge.json")).expect("JSON");
     let (mut ids, mut cells) = (BTreeSet::new(), BTreeSet::new());

@@ -51,8 +51,9 @@ struct packet {
 #define IPV6_FRAGMENT bpf_htons(0xfff9)
 #define IPV6_OFFSET_ONE bpf_htons(8)
 
-/* Most bytes of options. */
+/* Most bytes of options, and most words. */
 #define IPV4_OPTIONS 40
+#define IPV4_OPTION_WORDS 10
 #define IPV4_OPTION_END 0
 #define IPV4_OPTION_NOP 1
 #define IPV4_OPTION_LSRR 131
@@ -110,9 +111,10 @@ static __always_inline enum seen parse_ports(void *at, void *end, __u32 left, st
 }
 
 /*
- * What is not at a fixed place is read with bpf_xdp_load_bytes, by its offset in the frame: without CAP_PERFMON the verifier
- * lets no program add a variable to a packet pointer. Options and extension headers are walked by callbacks of bpf_loop: the
- * verifier then looks at one step and not at every path through all of them.
+ * Without CAP_PERFMON the verifier lets no program add a variable to a packet pointer. So what nearly all packets look like is
+ * followed in steps of fixed sizes, by pointers, and the rest is read with bpf_xdp_load_bytes, by its offset in the frame, which
+ * takes some 10 ns a header. There options and extension headers are walked by callbacks of bpf_loop: the verifier then
+ * looks at one step and not at every path through all of them.
  */
 #define LOOP_ON 0
 #define LOOP_END 1
@@ -165,21 +167,33 @@ static long walk_option(__u32 index, void *state)
 }
 
 /*
- * The rest of an IPv4 packet with options or an authentication header. `offset`: of the IP header in the frame; `left`: of the
- * packet behind the IP header.
+ * Makes the compiler forget how a place was come to: it would compute it as start plus variable. And loops over such places are
+ * unrolled: without CAP_PERFMON the verifier takes a loop's counter for unknown where the processor may speculate.
+ */
+#define STEP(value) asm volatile("" : "+r"(value))
+
+/* With the size of an IPv4 header: its options may hold a source route. */
+#define WALK_OPTIONS 0x100
+
+/*
+ * The rest of an IPv4 packet with options that need a look or an authentication header. `offset`: of the IP header in the frame;
+ * `left`: of the packet behind the IP header.
  */
 static __noinline enum seen parse_ipv4_long(struct xdp_md *ctx, __u32 offset, __u32 header, __u32 left,
 					    struct packet *packet)
 {
-	struct options options = { .ctx = ctx, .offset = offset + sizeof(struct iphdr), .left = header - sizeof(struct iphdr) };
+	struct options options = { .ctx = ctx, .offset = offset + sizeof(struct iphdr) };
 	struct extension ah;
-	__u32 size;
+	__u32 size = header & ~WALK_OPTIONS;
 
-	offset += header;
+	offset += size;
 	if (offset > bpf_xdp_get_buff_len(ctx))
 		return fault(packet, EDGE_TRUNCATED);
-	bpf_loop(IPV4_OPTIONS, walk_option, &options, 0);
-	packet->rerouted = options.rerouted;
+	if (header & WALK_OPTIONS) {
+		options.left = size - sizeof(struct iphdr);
+		bpf_loop(IPV4_OPTIONS, walk_option, &options, 0);
+		packet->rerouted = options.rerouted;
+	}
 	if (packet->protocol)
 		return load_ports(ctx, offset, left, packet);
 
@@ -194,6 +208,41 @@ static __noinline enum seen parse_ipv4_long(struct xdp_md *ctx, __u32 offset, __
 	if (left < size)
 		return cut_off(packet);
 	return load_ports(ctx, offset + size, left == UNSTATED ? UNSTATED : left - size, packet);
+}
+
+/* Whether one of the bytes of `word` is `byte` (and, rarely, where none is: one right above such a byte may differ in a bit). */
+static __always_inline int has_byte(__u32 word, __u8 byte)
+{
+	__u32 zero = word ^ (0x01010101u * byte);
+
+	return ((zero - 0x01010101u) & ~zero & 0x80808080u) != 0;
+}
+
+/*
+ * What follows IPv4 options, which start at `at`. Without a byte that could be the kind of a source route there is none, and the walk
+ * over the options is spared: whoever fills them with no-ops gains nothing.
+ */
+static __always_inline enum seen parse_ipv4_options(struct xdp_md *ctx, __u32 offset, void *at, void *end, __u32 header,
+						    __u32 left, struct packet *packet)
+{
+	__u32 words = (header - sizeof(struct iphdr)) / sizeof(__u32);
+
+#pragma clang loop unroll(full)
+	for (__u32 i = 0; i < IPV4_OPTION_WORDS; i++) {
+		__u32 *word = at;
+
+		if (i == words)
+			break;
+		if ((void *)(word + 1) > end)
+			return fault(packet, EDGE_TRUNCATED);
+		if (has_byte(*word, IPV4_OPTION_LSRR) || has_byte(*word, IPV4_OPTION_SSRR))
+			return parse_ipv4_long(ctx, offset, header | WALK_OPTIONS, left, packet);
+		at = word + 1;
+		STEP(at);
+	}
+	if (!packet->protocol)
+		return parse_ipv4_long(ctx, offset, header, left, packet);
+	return parse_ports(at, end, left, packet);
 }
 
 /* `offset`: where `at` is in the frame. */
@@ -228,7 +277,7 @@ static __always_inline enum seen parse_ipv4(struct xdp_md *ctx, __u32 offset, vo
 	if (total)
 		left = total - header;
 	if (header != sizeof(*ip) || ip->protocol == IPPROTO_AH)
-		return parse_ipv4_long(ctx, offset, header, left, packet);
+		return parse_ipv4_options(ctx, offset, ip + 1, end, header, left, packet);
 	return parse_ports(ip + 1, end, left, packet);
 }
 
@@ -240,6 +289,8 @@ struct walk {
 	__u32 end;
 	__u32 left;
 	__u8 next;
+	/* Headers so far. */
+	__u8 followed;
 	__u8 first_fragment;
 	__u8 rerouted;
 	/* The protocol where it is known though the header itself is not here. */
@@ -256,11 +307,12 @@ static __always_inline long walk_end(struct walk *walk, enum seen seen, enum edg
 	return LOOP_END;
 }
 
+#define LEADS_ON (1ull << IPPROTO_HOPOPTS | 1ull << IPPROTO_ROUTING | 1ull << IPPROTO_FRAGMENT | 1ull << IPPROTO_DSTOPTS | 1ull << IPPROTO_AH)
+
 /* Whether `kind` is a header that leads to another. */
 static __always_inline int leads_on(__u32 kind)
 {
-	return kind == IPPROTO_HOPOPTS || kind == IPPROTO_ROUTING || kind == IPPROTO_FRAGMENT || kind == IPPROTO_DSTOPTS ||
-	       kind == IPPROTO_AH;
+	return kind < 64 && (LEADS_ON >> kind & 1);
 }
 
 /* One extension header of kind `walk->next`, the first 8 bytes of which are in the packet and at `extension`. */
@@ -293,6 +345,7 @@ static __always_inline long walk_on(struct walk *walk, const struct extension *e
 		walk->left -= size;
 	walk->next = extension->next;
 	walk->offset += size;
+	walk->followed++;
 	return LOOP_ON;
 }
 
@@ -302,12 +355,12 @@ static long walk_extension(__u32 index, void *state)
 	struct walk *walk = state;
 	struct extension extension;
 
+	(void)index;
 	if (walk->next == IPPROTO_TCP || walk->next == IPPROTO_UDP)
 		return walk_end(walk, SEEN_PORTS, 0);
 	if (!leads_on(walk->next))
 		return walk_end(walk, SEEN_FOREIGN, 0);
-	/* The first was seen before the walk. */
-	if (index + 1 >= EDGE_EXTENSIONS)
+	if (walk->followed >= EDGE_EXTENSIONS)
 		return walk_end(walk, SEEN_FAULT, EDGE_TOO_DEEP);
 	if (walk->left < sizeof(extension) || bpf_xdp_load_bytes(walk->ctx, walk->offset, &extension, sizeof(extension)))
 		return walk_end(walk, SEEN_FAULT, walk->first_fragment ? EDGE_SHORT_FRAGMENT : EDGE_TRUNCATED);
@@ -315,18 +368,21 @@ static long walk_extension(__u32 index, void *state)
 }
 
 /*
- * The rest of an IPv6 packet that does not start with its ports but with an extension header, at `offset` in the frame. `first`:
- * its first 8 bytes; `kind_and_left`: its kind, and above 8 bits the bytes from there to the packet's end.
+ * The rest of an IPv6 packet from an extension header on that is not of a usual size. `offset`: of that header in the frame; `first`:
+ * its first 8 bytes; `place`: its kind, from bit 8 on how many came before, from bit 32 on the bytes from there to the packet's end.
  */
-static __noinline enum seen parse_ipv6_long(struct xdp_md *ctx, __u32 offset, __u64 kind_and_left, __u64 first,
+static __noinline enum seen parse_ipv6_long(struct xdp_md *ctx, __u32 offset, __u64 place, __u64 first,
 					    struct packet *packet)
 {
 	struct walk walk = {
 		.ctx = ctx,
 		.offset = offset,
 		.end = bpf_xdp_get_buff_len(ctx),
-		.left = kind_and_left >> 8,
-		.next = kind_and_left,
+		.left = place >> 32,
+		.next = place,
+		.followed = place >> 8,
+		.first_fragment = packet->first_fragment,
+		.rerouted = packet->rerouted,
 	};
 
 	if (walk_on(&walk, (struct extension *)&first) == LOOP_ON)
@@ -345,8 +401,8 @@ static __noinline enum seen parse_ipv6_long(struct xdp_md *ctx, __u32 offset, __
 static __always_inline enum seen parse_ipv6(struct xdp_md *ctx, __u32 offset, void *at, void *end, struct packet *packet)
 {
 	struct ipv6hdr *ip = at;
-	__u64 *first = (void *)(ip + 1);
-	__u32 left = UNSTATED;
+	__u32 kind, followed, left = UNSTATED;
+	__u64 first;
 
 	if ((void *)(ip + 1) > end || ip->version != 6)
 		return SEEN_FOREIGN;
@@ -355,15 +411,58 @@ static __always_inline enum seen parse_ipv6(struct xdp_md *ctx, __u32 offset, vo
 	__builtin_memcpy(packet->destination, &ip->daddr, sizeof(packet->destination));
 	if (ip->payload_len)
 		left = bpf_ntohs(ip->payload_len);
-	if (ip->nexthdr == IPPROTO_TCP || ip->nexthdr == IPPROTO_UDP) {
-		packet->protocol = ip->nexthdr;
-		return parse_ports(ip + 1, end, left, packet);
+	kind = ip->nexthdr;
+	at = ip + 1;
+	offset += sizeof(*ip);
+	/* Headers of 8 and 24 bytes leave the next one at a fixed place. */
+#pragma clang loop unroll(full)
+	for (followed = 0; followed <= EDGE_EXTENSIONS; followed++) {
+		struct extension *extension = at;
+
+		if (!leads_on(kind))
+			break;
+		if (followed == EDGE_EXTENSIONS)
+			return fault(packet, EDGE_TOO_DEEP);
+		if (left < sizeof(*extension) || (void *)(extension + 1) > end)
+			return cut_off(packet);
+		if (kind == IPPROTO_AH || (kind != IPPROTO_FRAGMENT && extension->length && extension->length != 2)) {
+			first = *(__u64 *)at;
+			goto unusual;
+		}
+		if (kind == IPPROTO_FRAGMENT) {
+			if (extension->fragment & IPV6_OFFSET) {
+				packet->protocol = extension->next;
+				if (extension->next == IPPROTO_TCP && (extension->fragment & IPV6_OFFSET) == IPV6_OFFSET_ONE)
+					return fault(packet, EDGE_OVERLAP);
+				return SEEN_FOREIGN;
+			}
+			if (extension->fragment & IPV6_FRAGMENT)
+				packet->first_fragment = 1;
+		} else if (kind == IPPROTO_ROUTING && extension->segments_left) {
+			packet->rerouted = 1;
+		}
+		at = extension + 1;
+		STEP(at);
+		if (kind != IPPROTO_FRAGMENT && extension->length) {
+			at += 16;
+			STEP(at);
+			if (left < 24 || at > end)
+				return cut_off(packet);
+			if (left != UNSTATED)
+				left -= 16;
+			offset += 16;
+		}
+		kind = extension->next;
+		if (left != UNSTATED)
+			left -= sizeof(*extension);
 	}
-	if (!leads_on(ip->nexthdr))
+	if (kind != IPPROTO_TCP && kind != IPPROTO_UDP)
 		return SEEN_FOREIGN;
-	if (left < sizeof(*first) || (void *)(first + 1) > end)
-		return fault(packet, EDGE_TRUNCATED);
-	return parse_ipv6_long(ctx, offset + sizeof(*ip), (__u64)left << 8 | ip->nexthdr, *first, packet);
+	packet->protocol = kind;
+	return parse_ports(at, end, left, packet);
+unusual:
+	offset += followed * sizeof(struct extension);
+	return parse_ipv6_long(ctx, offset, (__u64)left << 32 | followed << 8 | kind, first, packet);
 }
 
 static __always_inline enum seen parse(struct xdp_md *ctx, struct packet *packet)

@@ -284,7 +284,8 @@ fn ipv4(packet: &[u8]) -> Look {
     if header < 20 || stated < header || packet.len() < header {
         return Look::Seen(shown);
     }
-    shown.rerouted = !harmless(&packet[20..header]);
+    let options = &packet[20..header];
+    shown.rerouted = options.iter().any(|byte| SOURCE_ROUTES.contains(byte)) && !harmless(options);
     let mut rest = Reader(&packet[header..stated.min(packet.len())]);
     let cut = if first {
         Reason::ShortFragment
@@ -309,6 +310,9 @@ fn ipv4(packet: &[u8]) -> Look {
     shown.ports = ports(rest, cut);
     Look::Seen(shown)
 }
+
+/// Loose and strict.
+const SOURCE_ROUTES: [u8; 2] = [131, 137];
 
 /// Whether the options can be read to their end and none is a source route.
 fn harmless(options: &[u8]) -> bool {

@@ -231,6 +231,16 @@ pub fn measure() -> anyhow::Result<Measured> {
             packet.extensions = vec![Extension::options(60, 1); headers];
         })
     };
+    let grown = |packets, units, headers| {
+        changed(packets, |packet: &mut Packet| {
+            packet.extensions = vec![Extension::options(60, units); headers];
+        })
+    };
+    let optioned = |packets, options: &'static [u8]| {
+        changed(packets, |packet: &mut Packet| {
+            packet.options = options.to_vec();
+        })
+    };
     let cases: Vec<(&'static str, Vec<Packet>)> = vec![
         (
             "TCP to a listener, listed, IPv4",
@@ -257,6 +267,22 @@ pub fn measure() -> anyhow::Result<Measured> {
             extended(packets(&listed6, TCP, 5060), 2),
         ),
         (
+            "TCP, listed, eight IPv6 extension headers",
+            extended(packets(&listed6, TCP, 5060), 8),
+        ),
+        (
+            "TCP, listed, one of 24 bytes",
+            grown(packets(&listed6, TCP, 5060), 3, 1),
+        ),
+        (
+            "TCP, listed, one of 32 bytes",
+            grown(packets(&listed6, TCP, 5060), 4, 1),
+        ),
+        (
+            "TCP, listed, IPv4 router alert",
+            optioned(packets(&listed4, TCP, 5060), &[148, 4, 0, 0]),
+        ),
+        (
             "RTP of an open flow, IPv4",
             packets(&listed4[..1], UDP, 10_000),
         ),
@@ -277,6 +303,18 @@ pub fn measure() -> anyhow::Result<Measured> {
             packets(&near4, TCP, 5060),
         ),
         ("the same, IPv6", packets(&near6, TCP, 5060)),
+        (
+            "the same with eight IPv6 extension headers",
+            extended(packets(&near6, TCP, 5060), 8),
+        ),
+        (
+            "the same with eight of 32 bytes",
+            grown(packets(&near6, TCP, 5060), 4, 8),
+        ),
+        (
+            "IPv4, 40 bytes of no-ops",
+            optioned(packets(&near4, TCP, 5060), &[1; 40]),
+        ),
         (
             "UDP to an open media port, stranger",
             packets(&near4, UDP, 10_000),

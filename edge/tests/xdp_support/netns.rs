@@ -88,6 +88,11 @@ impl Peer {
     /// A namespace linked to the caller's by a veth pair: `edge0` here with 192.0.2.1 and 2001:db8::1, `peer0` there with
     /// 192.0.2.10, .20 and .30, and 2001:db8::10, ::20 and ::30.
     pub fn linked() -> Peer {
+        Peer::linked_with("")
+    }
+
+    /// The same; `queues`: options of either end, for `ip link add`.
+    pub fn linked_with(queues: &str) -> Peer {
         let (jobs, queue) = channel::<Job>();
         let (tell, thread) = channel();
         std::thread::spawn(move || {
@@ -99,7 +104,7 @@ impl Peer {
         let thread = thread.recv().unwrap().expect("the caller is privileged");
         let thread = thread.as_raw_nonzero();
         ip(&format!(
-            "link add edge0 type veth peer name peer0 netns {thread}"
+            "link add edge0 {queues} type veth peer name peer0 {queues} netns {thread}"
         ));
         ip("address add 192.0.2.1/24 dev edge0");
         ip("address add 2001:db8::1/64 dev edge0 nodad");

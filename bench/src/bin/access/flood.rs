@@ -1,9 +1,15 @@
 //! Calls while one core is flooded with packets of unlisted sources: with XDP, with the allowlist in userspace alone, and
-//! without a flood. The edge, SIPp and the flood each in their place: two namespaces on a veth pair, the edge and SIPp on CPU
-//! 0, the flood and what the kernel makes of it on CPU 1.
+//! without a flood, in turn.
+//!
+//! Two namespaces on a veth pair of two queues. The edge, SIPp and their queue are on CPU 0. The flood is sent on CPU 1, and what
+//! the kernel makes of it happens there, too: a veth raises the receive interrupt on the CPU that sends, and transmit queue n
+//! (and with it receive queue n) belongs to CPU n (XPS). With one queue for both, calls would wait behind the flood in its
+//! ring of 256 packets, or find it full; a network card with as many queues as the machine has cores is like the former.
 
 use super::netns::{Peer, ip, mount_sys};
 use anyhow::{Context as _, bail, ensure};
+use edge_bench::stats::Spread;
+use edge_bench::svg::{Bar, Group};
 use rustix::thread::{CpuSet, sched_setaffinity};
 use serde::Serialize;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
@@ -17,14 +23,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-const CALLS: u32 = 500;
+/// Of every kind of run, in turn.
+const ROUNDS: usize = 3;
+const CALLS: u32 = 400;
 const CALLS_PER_S: u32 = 50;
 const EDGE: &str = "192.0.2.1";
 const CALLER: &str = "192.0.2.10";
 const ANSWERER: &str = "192.0.2.30";
 
 /// What the flood consists of.
-#[derive(Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
 enum Flood {
     None,
     /// TCP SYNs to the SIP listener.
@@ -46,6 +54,7 @@ impl Flood {
 /// One run.
 #[derive(Serialize)]
 pub struct Measured {
+    round: usize,
     flood: Flood,
     xdp: bool,
     flood_packets_per_s: u64,
@@ -56,6 +65,8 @@ pub struct Measured {
     response_ms: Percentiles,
     /// CPU time of the edge's process during the run.
     edge_cpu_ms: u64,
+    /// Time that each CPU spent in software interrupts, per cent of the run.
+    softirq_percent: [f64; 2],
 }
 
 #[derive(Serialize, Default)]
@@ -80,26 +91,58 @@ pub fn measure() -> anyhow::Result<Option<Vec<Measured>>> {
         edge.display()
     );
     let mut runs = Vec::new();
-    for (flood, xdp) in [
-        (Flood::None, true),
-        (Flood::None, false),
-        (Flood::Syn, true),
-        (Flood::Syn, false),
-        (Flood::Media, true),
-        (Flood::Media, false),
-    ] {
-        let edge = edge.clone();
-        // A thread of its own, and with it namespaces of its own.
-        let run = std::thread::spawn(move || run(&edge, flood, xdp));
-        let run = run.join().map_err(|_| anyhow::anyhow!("a run panicked"))?;
-        runs.push(run.with_context(|| flood.name())?);
+    for round in 1..=ROUNDS {
+        for (flood, xdp) in KINDS {
+            let edge = edge.clone();
+            // A thread of its own, and with it namespaces of its own.
+            let run = std::thread::spawn(move || run(&edge, round, flood, xdp));
+            let run = run.join().map_err(|_| anyhow::anyhow!("a run panicked"))?;
+            runs.push(run.with_context(|| flood.name())?);
+        }
     }
     Ok(Some(runs))
 }
 
-fn run(edge: &Path, flood: Flood, xdp: bool) -> anyhow::Result<Measured> {
+/// Flood, and whether XDP is there. In this order, each round.
+const KINDS: [(Flood, bool); 6] = [
+    (Flood::None, true),
+    (Flood::None, false),
+    (Flood::Syn, true),
+    (Flood::Syn, false),
+    (Flood::Media, true),
+    (Flood::Media, false),
+];
+
+/// Makes CPU n send by queue n of an interface of the calling thread's namespace.
+fn spread_queues(interface: &str) -> anyhow::Result<()> {
+    for cpu in 0..2 {
+        let file = format!("/sys/class/net/{interface}/queues/tx-{cpu}/xps_cpus");
+        fs::write(&file, format!("{:x}", 1 << cpu)).context(file)?;
+    }
+    Ok(())
+}
+
+/// Ticks in software interrupts so far, of CPU 0 and 1.
+fn softirq_ticks() -> anyhow::Result<[u64; 2]> {
+    let text = fs::read_to_string("/proc/stat")?;
+    let of = |cpu: &str| {
+        let line = text.lines().find(|line| line.starts_with(cpu))?;
+        line.split_ascii_whitespace().nth(7)?.parse().ok()
+    };
+    let [Some(first), Some(second)] = ["cpu0 ", "cpu1 "].map(of) else {
+        bail!("/proc/stat does not name two CPUs");
+    };
+    Ok([first, second])
+}
+
+fn run(edge: &Path, round: usize, flood: Flood, xdp: bool) -> anyhow::Result<Measured> {
     netns()?;
-    let peer = Peer::linked();
+    let peer = Peer::linked_with("numtxqueues 2 numrxqueues 2");
+    spread_queues("edge0")?;
+    peer.run(|| {
+        mount_sys();
+        spread_queues("peer0")
+    })?;
     // Answers to the flood's sources go back where they came from.
     ip(&format!("route add default via {CALLER}"));
     let directory = tempfile::tempdir()?;
@@ -107,10 +150,13 @@ fn run(edge: &Path, flood: Flood, xdp: bool) -> anyhow::Result<Measured> {
     let (answerer, caller) = {
         let directory = directory.path().to_owned();
         peer.run(move || -> anyhow::Result<_> {
-            let answerer = sipp(&directory, &["-sn", "uas", "-i", ANSWERER, "-p", "5070"])?;
+            let answerer = ["-sn", "uas", "-i", ANSWERER, "-p", "5070", "-t", "t1"];
+            let answerer = sipp(&directory, &answerer)?;
             let calls = format!("{EDGE}:5060");
             let (count, rate) = (CALLS.to_string(), CALLS_PER_S.to_string());
+            // A connection for each call, so that a listener that is flooded shows.
             let mut arguments = vec![calls.as_str(), "-sn", "uac", "-i", CALLER, "-d", "500"];
+            arguments.extend(["-t", "tn", "-max_socket", "1000"]);
             arguments.extend(["-m", &count, "-r", &rate, "-trace_rtt", "-rtt_freq", "1"]);
             arguments.extend(["-trace_stat", "-stf", "stat.csv", "-fd", "1"]);
             Ok((answerer, sipp(&directory, &arguments)?))
@@ -118,6 +164,7 @@ fn run(edge: &Path, flood: Flood, xdp: bool) -> anyhow::Result<Measured> {
     };
     let mut caller = caller;
     let cpu_before = edge.cpu_ms()?;
+    let ticks = softirq_ticks()?;
     let stop = Arc::new(AtomicBool::new(false));
     let halt = stop.clone();
     let flooding = peer.start(move || send(flood, &halt));
@@ -128,11 +175,20 @@ fn run(edge: &Path, flood: Flood, xdp: bool) -> anyhow::Result<Measured> {
     }
     stop.store(true, Ordering::Relaxed);
     let (sent, seconds) = flooding.get()?;
+    let softirq = softirq_ticks()?;
+    let percent = |cpu: usize| -> f64 {
+        let spent = softirq
+            .get(cpu)
+            .zip(ticks.get(cpu))
+            .map_or(0, |(after, before)| after - before);
+        spent as f64 * 100.0 / rustix::param::clock_ticks_per_second() as f64 / seconds
+    };
     let edge_cpu_ms = edge.cpu_ms()?.saturating_sub(cpu_before);
     let dropped_by_xdp = edge.dropped()?;
     drop(answerer);
     let (calls, failed) = counts(&directory.path().join("stat.csv"))?;
     Ok(Measured {
+        round,
         flood,
         xdp,
         flood_packets_per_s: (sent as f64 / seconds) as u64,
@@ -141,6 +197,7 @@ fn run(edge: &Path, flood: Flood, xdp: bool) -> anyhow::Result<Measured> {
         failed,
         response_ms: responses(directory.path())?,
         edge_cpu_ms,
+        softirq_percent: [percent(0), percent(1)],
     })
 }
 
@@ -171,7 +228,7 @@ fn sipp(directory: &Path, arguments: &[&str]) -> anyhow::Result<Process> {
     let mut command = on_cpu_0("sipp");
     command
         .args(arguments)
-        .args(["-t", "t1", "-nostdin", "-nd", "-timeout", "100"])
+        .args(["-nostdin", "-nd", "-timeout", "100"])
         .current_dir(directory)
         .stdout(Stdio::null())
         .stderr(Stdio::null());
@@ -386,33 +443,86 @@ fn responses(directory: &Path) -> anyhow::Result<Percentiles> {
     })
 }
 
+/// All runs of a kind.
+fn of_kind(runs: &[Measured], (flood, xdp): (Flood, bool)) -> Vec<&Measured> {
+    let kind = |run: &&Measured| run.flood == flood && run.xdp == xdp;
+    runs.iter().filter(kind).collect()
+}
+
+/// Of one figure of several runs.
+fn spread(runs: &[&Measured], figure: impl Fn(&Measured) -> f64) -> Spread {
+    let none = Spread {
+        median: f64::NAN,
+        least: f64::NAN,
+        most: f64::NAN,
+    };
+    Spread::of(runs.iter().map(|run| figure(run))).unwrap_or(none)
+}
+
 pub fn tell(text: &mut String, runs: &[Measured]) -> std::fmt::Result {
     writeln!(
         text,
-        "## Calls under a flood\n\n{CALLS} calls at {CALLS_PER_S}/s of half a second each, SIPp to SIPp through the edge over TCP, while one \
-         core sends as fast as it can from unlisted sources, another one with every packet. The edge and SIPp share CPU 0; the \
-         flood, and what the kernel makes of it, is on CPU 1. Two namespaces on a veth pair, XDP native.\n",
+        "## Calls under a flood\n\n{CALLS} calls at {CALLS_PER_S}/s of half a second each, every one on a TCP connection of its own, SIPp \
+         to SIPp through the edge, while one core sends as fast as it can from unlisted sources, another one with every packet. The \
+         edge and SIPp share CPU 0. The flood is sent on CPU 1, and what the kernel makes of it is done there: the two namespaces are \
+         linked by a veth pair of two queues, and each CPU has one. {ROUNDS} rounds of all kinds in turn: median (least-most), failed \
+         calls of all rounds together. XDP is native.\n",
     )?;
     writeln!(
         text,
-        "| flood | allowlist | flood packets/s | dropped by XDP | calls | failed | 200 p50 ms | p99 ms | max ms | edge CPU ms |"
+        "| flood | allowlist | packets/s of the flood | dropped by XDP | calls | failed | 200 p50 ms | p99 ms | max ms | edge CPU ms | softirq CPU 0 % | CPU 1 % |"
     )?;
-    writeln!(text, "|---|---|---:|---:|---:|---:|---:|---:|---:|---:|")?;
-    for run in runs {
+    writeln!(
+        text,
+        "|---|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|"
+    )?;
+    for kind in KINDS {
+        let runs = of_kind(runs, kind);
+        let figure = |digits, figure: fn(&Measured) -> f64| spread(&runs, figure).text(digits);
         writeln!(
             text,
-            "| {} | {} | {} | {} | {} | {} | {:.1} | {:.1} | {:.1} | {} |",
-            run.flood.name(),
-            if run.xdp { "XDP" } else { "userspace alone" },
-            run.flood_packets_per_s,
-            run.dropped_by_xdp,
-            run.calls,
-            run.failed,
-            run.response_ms.p50,
-            run.response_ms.p99,
-            run.response_ms.max,
-            run.edge_cpu_ms,
+            "| {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} |",
+            kind.0.name(),
+            allowlist(kind.1),
+            figure(0, |run| run.flood_packets_per_s as f64),
+            figure(0, |run| run.dropped_by_xdp as f64),
+            runs.iter().map(|run| run.calls).sum::<u32>(),
+            runs.iter().map(|run| run.failed).sum::<u32>(),
+            figure(1, |run| run.response_ms.p50),
+            figure(1, |run| run.response_ms.p99),
+            figure(1, |run| run.response_ms.max),
+            figure(0, |run| run.edge_cpu_ms as f64),
+            figure(0, |run| run.softirq_percent[0]),
+            figure(0, |run| run.softirq_percent[1]),
         )?;
     }
-    writeln!(text)
+    writeln!(text, "\n![Response times](access-flood.svg)\n")
+}
+
+const fn allowlist(xdp: bool) -> &'static str {
+    if xdp { "XDP" } else { "userspace alone" }
+}
+
+/// The 99th percentile of the time to a 200, by flood.
+pub fn plot(runs: &[Measured]) -> String {
+    let bar = |kind: (Flood, bool)| {
+        let p99 = spread(&of_kind(runs, kind), |run| run.response_ms.p99);
+        Bar {
+            name: allowlist(kind.1),
+            value: p99.median,
+            least: p99.least,
+            most: p99.most,
+        }
+    };
+    let group = |flood: Flood| Group {
+        name: match flood {
+            Flood::None => "no flood",
+            Flood::Syn => "SYN flood",
+            Flood::Media => "UDP to media",
+        }
+        .to_owned(),
+        bars: [true, false].map(|xdp| bar((flood, xdp))).into(),
+    };
+    let groups = [Flood::None, Flood::Syn, Flood::Media].map(group);
+    edge_bench::svg::bars("INVITE to 200, 99th percentile, ms", &groups)
 }

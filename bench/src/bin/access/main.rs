@@ -1,7 +1,8 @@
 //! What the XDP allowlist costs, and what a flood of unlisted packets costs the calls with and without it.
 //!
 //! `cargo run --release -p edge-bench --bin access [verdicts] [flood]`; both parts without an argument. Needs root, for the
-//! second part SIPp and two CPUs. Writes `bench/report/access.md` and `access.json`.
+//! second part SIPp and two CPUs. Writes `bench/report/access.md`, `access.json`
+//! and, with the flood, `access-flood.svg`.
 
 mod flood;
 #[path = "../../../../edge/tests/xdp_support/frame.rs"]
@@ -48,6 +49,10 @@ fn main() -> anyhow::Result<()> {
     println!("{text}");
     let directory = Path::new("bench/report");
     fs::create_dir_all(directory)
+        .and_then(|()| match &report.flood {
+            Some(runs) => fs::write(directory.join("access-flood.svg"), flood::plot(runs)),
+            None => Ok(()),
+        })
         .and_then(|()| fs::write(directory.join("access.md"), &text))
         .and_then(|()| {
             fs::write(

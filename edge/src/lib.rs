@@ -2,6 +2,10 @@
 //!
 //! A library beside the binary so that the tests and benches that need the kernel drive the same code as the daemon.
 
+#![deny(unsafe_code)]
+
+/// Tells aya that the maps' values are plain data.
+#[allow(unsafe_code)]
 pub mod access;
 pub mod admin;
 pub mod cdr;
@@ -11,6 +15,8 @@ pub mod config;
 pub mod control;
 pub mod handoff;
 pub mod log;
+/// What the kernel is told to read and write of ours.
+#[allow(unsafe_code)]
 pub mod media;
 pub mod metrics;
 pub mod reporter;

@@ -1,5 +1,5 @@
-//! One SIP connection: its state, its queues and its limits. No I/O happens here; [`super::tasks`] reads, writes and
-//! connects, the driver decides.
+//! One SIP connection: its state, its queues and its limits. Nothing here waits; [`super::tasks`] reads, writes and connects,
+//! the driver decides.
 
 use super::ControlLimits;
 use super::tls::{Fed, TlsSession};
@@ -7,6 +7,8 @@ use bytes::{Bytes, BytesMut};
 use edge_proto::config::Transport;
 use edge_proto::id::ConnectionId;
 use edge_proto::time::{Duration, Instant};
+use rustix::io::Errno;
+use rustix::net::SendFlags;
 use socket2::{SockRef, TcpKeepalive};
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::VecDeque;
@@ -76,6 +78,8 @@ pub(super) struct Connection {
     /// Reader, writer and connector that still run.
     pub tasks: Cell<u8>,
     stream: OnceCell<Rc<tokio_uring::net::TcpStream>>,
+    /// The same socket for what needs no ring: the ring's stream lends its descriptor to nobody.
+    socket: OnceCell<std::net::TcpStream>,
     tls: RefCell<Option<TlsSession>>,
     /// Plaintext that waits for the connection to open.
     pending: RefCell<VecDeque<Bytes>>,
@@ -111,6 +115,7 @@ impl Connection {
             reported: Cell::new(false),
             tasks: Cell::new(0),
             stream: OnceCell::new(),
+            socket: OnceCell::new(),
             tls: RefCell::new(None),
             pending: RefCell::default(),
             outgoing: RefCell::default(),
@@ -149,6 +154,10 @@ impl Connection {
         tls: Option<TlsSession>,
         now: Instant,
     ) -> State {
+        // Without a descriptor to spare, the ring does it all.
+        if let Ok(socket) = stream.try_clone() {
+            let _ = self.socket.set(socket);
+        }
         let _ = self
             .stream
             .set(Rc::new(tokio_uring::net::TcpStream::from_std(stream)));
@@ -322,6 +331,18 @@ impl Connection {
         self.state.set(State::Flushing);
         self.since.set(now);
         self.wake.notify_one();
+    }
+
+    /// Writes as much of `bytes` as the socket takes at once; returns how much.
+    pub(super) fn send_now(&self, bytes: &[u8]) -> io::Result<usize> {
+        let Some(socket) = self.socket.get() else {
+            return Ok(0);
+        };
+        match rustix::net::send(socket, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
+            Ok(sent) => Ok(sent.min(bytes.len())),
+            Err(Errno::AGAIN | Errno::INTR) => Ok(0),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Everything is written: says so to the peer.

@@ -7,12 +7,9 @@ use super::handle::Control;
 use super::tls::TlsSession;
 use bytes::{Buf as _, Bytes, BytesMut};
 use edge_proto::b2bua::{CloseReason, Input};
-use rustix::io::Errno;
-use rustix::net::SendFlags;
 use socket2::{Domain, SockRef, Socket, Type};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::{AsRawFd as _, BorrowedFd};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -75,7 +72,7 @@ async fn write<P: Protocol>(
     loop {
         if let Some(chunk) = connection.next_chunk(control.now()) {
             let length = chunk.len();
-            let result = send(&stream, chunk).await;
+            let result = send(&connection, &stream, chunk).await;
             connection.written(length, control.now());
             if result.is_err() {
                 // The reader finds out too, after it has read what the peer sent before.
@@ -96,14 +93,12 @@ async fn write<P: Protocol>(
 
 /// Writes all of `chunk`. What the socket takes at once goes by a plain system call: a write on the ring would end there and
 /// then, too, but its completion costs the thread another turn. The ring waits for room when the peer is slow.
-async fn send(stream: &tokio_uring::net::TcpStream, mut chunk: Bytes) -> io::Result<()> {
-    // SAFETY: `stream` keeps its descriptor open for longer than this borrow, which ends before the first wait.
-    let socket = unsafe { BorrowedFd::borrow_raw(stream.as_raw_fd()) };
-    match rustix::net::send(socket, &chunk, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
-        Ok(sent) => chunk.advance(sent.min(chunk.len())),
-        Err(Errno::AGAIN | Errno::INTR) => {}
-        Err(error) => return Err(error.into()),
-    }
+async fn send(
+    connection: &Connection,
+    stream: &tokio_uring::net::TcpStream,
+    mut chunk: Bytes,
+) -> io::Result<()> {
+    chunk.advance(connection.send_now(&chunk)?);
     if chunk.is_empty() {
         return Ok(());
     }

@@ -18,6 +18,7 @@ mod modify;
 #[allow(dead_code, reason = "the XDP tests use the rest")]
 mod netns;
 mod originated;
+mod redaction;
 mod reloads;
 mod setup;
 mod tls;

@@ -32,7 +32,11 @@ pub struct EdgeConfig {
     pub carrier_uri: Option<String>,
     /// Addresses that the agents' trunk allows besides the human's, as items of a TOML list.
     pub agents_allow: String,
+    /// What is logged, as `SIP_EDGE_LOG` says it.
+    pub log: &'static str,
 }
+
+const LOG: &str = "info,sip_edge::event=debug,rustls=error";
 
 impl Default for EdgeConfig {
     fn default() -> Self {
@@ -49,6 +53,7 @@ impl Default for EdgeConfig {
             agents_uri: None,
             carrier_uri: None,
             agents_allow: String::new(),
+            log: LOG,
         }
     }
 }
@@ -170,17 +175,28 @@ impl Edge {
     pub fn start(net: &Net, dir: &Path, config: &EdgeConfig) -> Edge {
         let file = dir.join("sip-edge.toml");
         fs::write(&file, config.toml(net, dir)).expect("the configuration is written");
-        Edge::run(net, dir, &file, dir.join("cdr.jsonl"), dir.join("token"))
+        let (cdr, token) = (dir.join("cdr.jsonl"), dir.join("token"));
+        Edge::run_logging(net, dir, &file, (cdr, token), config.log)
     }
 
     /// Starts it with a configuration file that exists and that names these files for CDRs and the admin token.
     pub fn run(net: &Net, dir: &Path, file: &Path, cdr: PathBuf, token: PathBuf) -> Edge {
+        Edge::run_logging(net, dir, file, (cdr, token), LOG)
+    }
+
+    fn run_logging(
+        net: &Net,
+        dir: &Path,
+        file: &Path,
+        (cdr, token): (PathBuf, PathBuf),
+        filter: &str,
+    ) -> Edge {
         let log = fs::File::create(dir.join("edge.log")).expect("a log file");
         let child = Command::new(binary())
             .current_dir(dir)
             .args(["run", "--config"])
             .arg(file)
-            .env("SIP_EDGE_LOG", "info,sip_edge::event=debug,rustls=error")
+            .env("SIP_EDGE_LOG", filter)
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("a second handle"))
             .stderr(log)

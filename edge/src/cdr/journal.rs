@@ -4,30 +4,36 @@
 //! its line is in the CDR file. What comes last about a leg counts. When most of the file is about legs that are over, it is
 //! written anew and takes the old one's place.
 //!
+//! The reporter writes it, which is some events behind the control threads. What these have told and it does not hold yet is in the
+//! [early journals](super::early).
+//!
 //! A journal belongs to one process, which holds a lock on it. During an upgrade there are two, each with its own.
 //! Nothing here fails: a journal that cannot be written is counted and tried again, and calls go on without.
 
+mod calls;
 mod recover;
 
-use super::leg::{LegId, OpenLeg, OpenRefer, OpenTransfer};
+use super::early::EarlyJournal;
+use super::leg::{LegId, OpenLeg};
+use super::note::Note;
 use super::writer::Position;
-use crate::reporter::WallClock;
-use edge_proto::event::{CallId, Event, EventKind, LegNumber};
+use crate::clock::Clock;
+use calls::OpenCalls;
+use edge_proto::id::CoreId;
 use prometheus::IntCounter;
 use serde::{Deserialize, Serialize};
-use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
 pub(super) use recover::Crashed;
 
 /// Processes that may write CDRs to the same file: the one in service, and those that still drain.
 const SLOTS: usize = 4;
-/// Calls that are kept: more than the edge can carry. Those beyond are not journaled.
-const MAX_CALLS: usize = 500_000;
 /// Lines that are collected while events keep coming.
 const BUFFER: usize = 32 << 10;
 /// A smaller file is not written anew.
@@ -44,37 +50,22 @@ enum Line<T> {
     /// One leg, or two where half of the news would not make sense.
     Open(Vec<T>),
     Over(LegId),
+    /// What is known of a transfer that has no leg yet.
+    Note(Note),
+    /// The news of a core's [`EarlyJournal`] that what is written so far holds.
+    Noted {
+        core: u8,
+        count: u64,
+    },
 }
 
+/// News of one core.
 #[derive(Default, Debug)]
-struct OpenCall {
-    legs: Vec<OpenLeg>,
-    /// A REFER was accepted on that leg, and no leg has started for it yet. Told together with the first that does: a
-    /// verdict on a transfer that no leg tells would look like a lost record.
-    accepted: Option<(LegNumber, OpenRefer)>,
-    /// The attempt whose leg has not started yet.
-    attempt: Option<OpenTransfer>,
-}
-
-impl OpenCall {
-    fn leg(&mut self, number: LegNumber) -> Option<&mut OpenLeg> {
-        self.legs.iter_mut().find(|leg| leg.id.leg == number)
-    }
-
-    /// The transfer that a new leg belongs to, and the leg whose REFER asked for it, if that was not told yet.
-    fn take_transfer(&mut self) -> (Option<OpenTransfer>, Option<&OpenLeg>) {
-        let Some(attempt) = self.attempt.take() else {
-            return (None, None);
-        };
-        let Some((number, refer)) = self.accepted.take() else {
-            return (Some(attempt), None);
-        };
-        let transferor = self.leg(number).map(|leg| {
-            leg.refers.push(refer);
-            &*leg
-        });
-        (Some(attempt), transferor)
-    }
+struct Noted {
+    /// Taken note of so far.
+    count: u64,
+    /// Those that the file holds; lets the core's early journal forget them.
+    told: Arc<AtomicU64>,
 }
 
 /// The journal of this process.
@@ -87,7 +78,9 @@ pub(super) struct Journal {
     file: Option<File>,
     /// The CDR file when the journal was last written anew.
     began: Option<Position>,
-    calls: HashMap<CallId, OpenCall>,
+    calls: OpenCalls,
+    /// By core.
+    noted: Vec<Noted>,
     buffer: Vec<u8>,
     /// Bytes in the file.
     written: u64,
@@ -106,7 +99,8 @@ impl Journal {
             path,
             file: None,
             began: None,
-            calls: HashMap::new(),
+            calls: OpenCalls::default(),
+            noted: Vec::new(),
             buffer: Vec::new(),
             written: 0,
             fresh: 0,
@@ -121,104 +115,62 @@ impl Journal {
         self.file.is_some() && !self.failing
     }
 
-    /// Takes note of an event of a call.
-    pub fn note(&mut self, event: &Event, clock: &WallClock) {
-        let Some(id) = &event.call else { return };
-        match &event.kind {
-            EventKind::CallStarted { .. } | EventKind::LegStarted { .. } => {
-                if let Some(leg) = OpenLeg::started(event, clock) {
-                    self.start(leg);
-                    self.flush();
-                }
-            }
-            EventKind::TransferAttempt {
-                id: transfer,
-                attempt,
-                target,
-                via,
-            } => {
-                if let Some(call) = self.calls.get_mut(id) {
-                    call.attempt = Some(OpenTransfer {
-                        id: *transfer,
-                        attempt: *attempt,
-                        target: target.clone(),
-                        via: String::from(&**via),
-                        completed: false,
-                    });
-                }
-            }
-            EventKind::TransferBridged { id: transfer, .. } => self.bridged(id, *transfer),
-            EventKind::Response { .. } | EventKind::Refer { .. } => self.note_leg(event, clock),
-            _ => {}
-        }
-        if self.buffer.len() >= BUFFER {
+    /// Takes note of what a core told.
+    pub fn note(&mut self, core: CoreId, note: Note) {
+        let is_start = matches!(note, Note::Start(_));
+        self.calls.apply(note, &mut self.buffer);
+        self.count(core);
+        if is_start || self.buffer.len() >= BUFFER {
             self.flush();
         }
     }
 
-    fn note_leg(&mut self, event: &Event, clock: &WallClock) {
-        let call = event.call.as_ref().and_then(|id| self.calls.get_mut(id));
-        let (Some(call), Some(number)) = (call, event.leg) else {
-            return;
-        };
-        if let Some(refer) = OpenRefer::new(event, clock)
-            && refer.is_accepted()
-        {
-            call.accepted = Some((number, refer));
-        } else if let Some(leg) = call.leg(number)
-            && leg.note(event, clock)
-        {
-            add(&mut self.buffer, &Line::Open(vec![&*leg]));
+    /// One more of a core's news is dealt with.
+    pub fn count(&mut self, core: CoreId) {
+        if let Some(noted) = self.noted.get_mut(usize::from(core.0)) {
+            noted.count += 1;
         }
     }
 
     /// Keeps a leg until it is [over](Journal::over).
-    pub fn start(&mut self, mut leg: OpenLeg) {
-        if self.calls.len() >= MAX_CALLS && !self.calls.contains_key(&leg.id.call) {
-            return;
-        }
-        let call = self.calls.entry(leg.id.call.clone()).or_default();
-        if call.legs.iter().any(|known| known.id == leg.id) {
-            return;
-        }
-        if leg.transfer.is_none() {
-            let (transfer, transferor) = call.take_transfer();
-            leg.transfer = transfer;
-            let news = transferor.into_iter().chain([&leg]).collect();
-            add(&mut self.buffer, &Line::Open(news));
-        } else {
-            add(&mut self.buffer, &Line::Open(vec![&leg]));
-        }
-        call.legs.push(leg);
-    }
-
-    fn bridged(&mut self, call: &CallId, transfer: u32) {
-        let legs = self.calls.get_mut(call).map(|call| &mut call.legs);
-        // The last attempt is the one that worked.
-        let leg = legs
-            .into_iter()
-            .flatten()
-            .rfind(|leg| leg.transfer.as_ref().is_some_and(|t| t.id == transfer));
-        if let Some(leg) = leg {
-            if let Some(transfer) = &mut leg.transfer {
-                transfer.completed = true;
-            }
-            add(&mut self.buffer, &Line::Open(vec![&*leg]));
-        }
+    pub fn start(&mut self, leg: OpenLeg) {
+        self.calls.start(leg, &mut self.buffer);
     }
 
     /// The leg's line is in the CDR file.
     pub fn over(&mut self, leg: &LegId) {
-        let Some(call) = self.calls.get_mut(&leg.call) else {
-            return;
-        };
-        let before = call.legs.len();
-        call.legs.retain(|open| open.id != *leg);
-        if call.legs.len() < before {
-            add(&mut self.buffer, &Line::Over::<OpenLeg>(leg.clone()));
+        self.calls.over(leg, &mut self.buffer);
+    }
+
+    /// The early journals of the cores, beside this one; none where this one has no place or is not in order, nor without
+    /// `room` for them.
+    pub fn early(&mut self, cores: u8, clock: &Clock, room: bool) -> Vec<EarlyJournal> {
+        let place = self.path.as_ref().filter(|_| room && self.is_complete());
+        let (journals, noted) = (0..cores)
+            .map(|core| {
+                let told = Arc::new(AtomicU64::new(0));
+                let path = place.map(|place| early_path(place, core));
+                let journal = EarlyJournal::new(path, *clock, told.clone(), self.errors.clone());
+                (journal, Noted { count: 0, told })
+            })
+            .unzip();
+        self.noted = noted;
+        journals
+    }
+
+    fn add_noted(&self, lines: &mut Vec<u8>) {
+        for (core, noted) in (0..).zip(&self.noted) {
+            if noted.count > noted.told.load(Ordering::Relaxed) {
+                let count = noted.count;
+                add(lines, &Line::Noted::<OpenLeg> { core, count });
+            }
         }
-        if call.legs.is_empty() {
-            self.calls.remove(&leg.call);
+    }
+
+    /// What was counted is in the file: the early journals may forget it.
+    fn release(&self) {
+        for noted in &self.noted {
+            noted.told.store(noted.count, Ordering::Release);
         }
     }
 
@@ -228,13 +180,16 @@ impl Journal {
         if self.buffer.is_empty() {
             return;
         }
-        let lines = std::mem::take(&mut self.buffer);
+        let mut lines = std::mem::take(&mut self.buffer);
+        // Last: a write that was cut short has told less than it says.
+        self.add_noted(&mut lines);
         // While it fails, `renew` tells everything once it works again.
         if let Some(file) = self.file.as_mut().filter(|_| !self.failing) {
             match file.write_all(&lines) {
                 Ok(()) => {
                     self.written += lines.len() as u64;
                     self.unsynced = true;
+                    self.release();
                 }
                 Err(error) => self.note_failure(&error),
             }
@@ -292,8 +247,10 @@ impl Journal {
         file.try_lock().map_err(io::Error::from)?;
         let mut lines = Vec::new();
         add(&mut lines, &Line::Cdr::<OpenLeg>(cdr));
-        for leg in self.calls.values().flat_map(|call| &call.legs) {
-            add(&mut lines, &Line::Open(vec![leg]));
+        self.calls.tell(&mut lines);
+        for (core, noted) in (0..).zip(&self.noted) {
+            let count = noted.count;
+            add(&mut lines, &Line::Noted::<OpenLeg> { core, count });
         }
         (&file).write_all(&lines)?;
         file.sync_data()?;
@@ -304,6 +261,7 @@ impl Journal {
         self.written = lines.len() as u64;
         self.fresh = self.written;
         self.unsynced = false;
+        self.release();
         Ok(())
     }
 
@@ -323,6 +281,7 @@ impl Drop for Journal {
         self.flush();
         // Nothing to close: nothing for the next start to read.
         if let (true, Some(path), Some(_)) = (self.calls.is_empty(), &self.path, &self.file) {
+            remove_early(path);
             let _ = std::fs::remove_file(path);
         }
     }
@@ -341,6 +300,18 @@ fn slot_path(cdr: &Path, slot: usize) -> PathBuf {
     match slot {
         0 => base,
         _ => with_suffix(&base, &format!(".{}", slot + 1)),
+    }
+}
+
+/// The early journal of a core, beside the journal at `place`.
+fn early_path(place: &Path, core: u8) -> PathBuf {
+    with_suffix(place, &format!(".core{core}"))
+}
+
+/// Removes the early journals beside the journal at `place`.
+fn remove_early(place: &Path) {
+    for core in 0..CoreId::MAX_CORES {
+        let _ = std::fs::remove_file(early_path(place, core));
     }
 }
 

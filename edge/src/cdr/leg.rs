@@ -130,34 +130,31 @@ impl OpenLeg {
         })
     }
 
-    /// Takes note of an event of this leg. True: worth a line at once.
-    pub fn note(&mut self, event: &Event, clock: &WallClock) -> bool {
-        let at = clock.at(event.at);
-        match &event.kind {
-            EventKind::Response {
-                method,
-                code,
-                direction,
-                ..
-            } if &**method == "INVITE" && (*direction == Direction::Outbound) == self.inbound => {
-                match code {
-                    180..=183 if self.answer.is_none() => {
-                        self.ring.get_or_insert(at);
-                        false
-                    }
-                    200..=299 if self.answer.is_none() => {
-                        self.answer = Some(at);
-                        true
-                    }
-                    _ => false,
-                }
+    /// A response to its INVITE went by; `outbound`: it was ours. True: worth a line at once.
+    pub fn responded(&mut self, code: u16, outbound: bool, at: Timestamp) -> bool {
+        if outbound != self.inbound || self.answer.is_some() {
+            return false;
+        }
+        match code {
+            180..=183 => {
+                self.ring.get_or_insert(at);
+                false
             }
-            EventKind::Refer { .. } if self.refers.len() < MAX_REFERS => {
-                self.refers.extend(OpenRefer::new(event, clock));
+            200..=299 => {
+                self.answer = Some(at);
                 true
             }
             _ => false,
         }
+    }
+
+    /// A REFER arrived on it. True: worth a line.
+    pub fn referred(&mut self, refer: OpenRefer) -> bool {
+        let room = self.refers.len() < MAX_REFERS && !self.refers.contains(&refer);
+        if room {
+            self.refers.push(refer);
+        }
+        room
     }
 
     /// The latest time that is known of it.

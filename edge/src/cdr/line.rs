@@ -173,6 +173,11 @@ impl<'a> CdrLine<'a> {
         }
     }
 
+    /// The line without its newline.
+    pub(super) fn to_text(&self) -> String {
+        serde_json::to_string(self).unwrap_or_default()
+    }
+
     /// The bytes of the line, newline included.
     pub fn to_bytes(&self) -> Vec<u8> {
         // Serializing plain structs with string keys into memory cannot fail; an empty line would be noticed by `verify`.

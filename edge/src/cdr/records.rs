@@ -1,11 +1,14 @@
 //! The CDR file and the journal of open legs beside it, kept in step.
 
+use super::early::EarlyJournal;
 use super::journal::{Crashed, Journal};
-use super::leg::LegId;
 use super::line::CdrLine;
+use super::note::Note;
 use super::writer::{CdrCounters, CdrError, CdrWriter};
+use crate::clock::Clock;
 use crate::reporter::WallClock;
-use edge_proto::event::{Cause, Direction, Event, EventKind};
+use edge_proto::event::{Cause, Direction, Event};
+use edge_proto::id::CoreId;
 use std::path::Path;
 
 /// A leg that an earlier process left open, and whose record this one wrote.
@@ -66,6 +69,11 @@ impl Records {
             let line = CdrLine::of_restart(leg, *end).to_bytes();
             self.writer.append(leg.id.clone(), line);
         }
+        // Those that ended like any other, and whose line the reporter had not written yet.
+        for (leg, line) in &crashed.ended {
+            self.writer
+                .append(leg.clone(), format!("{line}\n").into_bytes());
+        }
         if !self.closed.is_empty() {
             tracing::warn!(
                 legs = self.closed.len(),
@@ -83,20 +91,26 @@ impl Records {
         &self.closed
     }
 
-    /// Takes note of an event; `clock` is its call's.
-    pub fn note(&mut self, event: &Event, clock: &WallClock) {
-        if let EventKind::LegEnded(record) = &event.kind {
-            self.journal.flush();
-            let leg = LegId {
-                call: record.call.clone(),
-                leg: record.leg,
-            };
-            self.writer
-                .append(leg, CdrLine::new(record, clock).to_bytes());
-            self.settle();
-        } else {
-            self.journal.note(event, clock);
+    /// Takes note of an event of a core; `clock` is its call's.
+    pub fn note(&mut self, core: CoreId, event: &Event, clock: &WallClock) {
+        match Note::of(event, clock) {
+            None => {}
+            Some(Note::End { leg, line }) => {
+                self.journal.flush();
+                let mut line = line.into_bytes();
+                line.push(b'\n');
+                self.writer.append(leg, line);
+                self.settle();
+                self.journal.count(core);
+            }
+            Some(note) => self.journal.note(core, note),
         }
+    }
+
+    /// For the control threads of so many cores. Call it once, before the first event.
+    pub fn early_journals(&mut self, cores: u8, clock: &Clock) -> Vec<EarlyJournal> {
+        // Those of the process before are still needed while there is no other place for what they tell.
+        self.journal.early(cores, clock, self.crashed.is_none())
     }
 
     /// Call when no event waits: what was noted is written.
@@ -119,7 +133,10 @@ impl Records {
     }
 
     fn forget_crashed(&mut self) {
+        // Lines of legs that had ended are nowhere else until they are in the CDR file.
+        let ended = self.crashed.as_ref().is_some_and(|c| !c.ended.is_empty());
         if self.journal.is_complete()
+            && (!ended || self.writer.backlog() == 0)
             && let Some(crashed) = self.crashed.take()
         {
             crashed.remove();

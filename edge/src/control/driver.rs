@@ -6,6 +6,7 @@ use super::outlets::Outlets;
 use super::resolver::Resolver;
 use super::tls::{TlsSession, TlsSettings};
 use super::{ControlLimits, CoreStatus};
+use crate::cdr::EarlyJournal;
 use crate::clock::Clock;
 use bytes::Bytes;
 use edge_proto::b2bua::{B2bua, CloseReason, Input, Output, TlsTarget};
@@ -59,6 +60,7 @@ pub(super) struct Parts {
     pub tls: Arc<TlsSettings>,
     pub limits: ControlLimits,
     pub outlets: Outlets,
+    pub early: EarlyJournal,
     pub status: Arc<CoreStatus>,
     pub resolver: Rc<Resolver>,
 }
@@ -66,6 +68,8 @@ pub(super) struct Parts {
 pub(super) struct Driver<P> {
     pub(super) parts: Parts,
     protocol: P,
+    /// Those of one input; empty between inputs.
+    outputs: Vec<Output>,
     /// Inputs that outputs gave rise to.
     pub(super) inputs: VecDeque<Input>,
     pub(super) connections: HashMap<ConnectionId, Rc<Connection>>,
@@ -87,6 +91,7 @@ impl<P: Protocol> Driver<P> {
         Driver {
             parts,
             protocol,
+            outputs: Vec::new(),
             inputs: VecDeque::new(),
             connections: HashMap::new(),
             listeners: Vec::new(),
@@ -109,9 +114,19 @@ impl<P: Protocol> Driver<P> {
         while let Some(input) = self.inputs.pop_front() {
             let now = self.now();
             self.protocol.handle(now, input);
+            let mut outputs = std::mem::take(&mut self.outputs);
             while let Some(output) = self.protocol.poll_output() {
+                if let Output::Event(event) = &output {
+                    self.parts.early.note(event);
+                }
+                outputs.push(output);
+            }
+            // Before any of it is known to somebody else.
+            self.parts.early.flush();
+            for output in outputs.drain(..) {
                 effects.extend(self.execute(now, output));
             }
+            self.outputs = outputs;
         }
         if self.parts.outlets.has_backlog() {
             self.retry.notify_one();
@@ -172,8 +187,12 @@ impl<P: Protocol> Driver<P> {
     }
 
     fn event(&mut self, event: Event) {
+        let noted = EarlyJournal::notes(&event);
         if !self.parts.outlets.event(self.parts.core, event) {
             count(&self.parts.status.events_dropped);
+            if noted {
+                self.parts.early.lose_step();
+            }
         }
     }
 

@@ -22,6 +22,7 @@ pub mod tls;
 pub use driver::Protocol;
 pub use outlets::Outlets;
 
+use crate::cdr::EarlyJournal;
 use crate::clock::Clock;
 use crate::handoff::Receiver;
 use driver::Driver;
@@ -130,6 +131,8 @@ pub struct Setup {
     pub handoffs: Receiver<HandoffMessage>,
     pub media: Receiver<MediaEvent>,
     pub outlets: Outlets,
+    /// Holds what is told about calls before anything of it leaves.
+    pub early: EarlyJournal,
     pub status: Arc<CoreStatus>,
     /// Called once, when the listeners accept.
     pub ready: Box<dyn FnOnce() + Send>,
@@ -168,6 +171,7 @@ async fn main<P: Protocol>(setup: Setup, protocol: P) -> io::Result<()> {
             tls: setup.tls,
             limits: setup.limits,
             outlets: setup.outlets,
+            early: setup.early,
             status: setup.status,
             resolver,
         },

@@ -208,7 +208,7 @@ impl Reporter {
         let event = Arc::new(event);
         let noted = self.shared.book().apply(core, self.clock, &event);
         // First of all: what is not in the journal when the process is killed has no record.
-        self.cdr.note(&event, &noted.clock);
+        self.cdr.note(core, &event, &noted.clock);
         self.log.event(core, &event);
         if let Some(trunk) = &noted.opened {
             self.metrics.leg_alive(trunk, true);

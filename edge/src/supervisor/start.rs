@@ -8,7 +8,7 @@ use super::notify::{Beat, ServiceManager};
 use super::threads::Threads;
 use crate::access::Access;
 use crate::admin::{AdminServer, AdminStop};
-use crate::cdr::Records;
+use crate::cdr::{EarlyJournal, Records};
 use crate::clock::Clock;
 use crate::config::Settings;
 use crate::control::listener::{ListenerSetup, bind};
@@ -88,10 +88,13 @@ impl Running {
         let metrics = Arc::new(Metrics::new(&settings.protocol)?);
         let (events, event_queue) = bounded(reporter::QUEUE_CAPACITY)
             .map_err(RunError::system("making the event queue"))?;
+        let mut records = Records::open(&settings.cdr_path, metrics.cdr())?;
+        let cores = u8::try_from(cpus.len()).unwrap_or(CoreId::MAX_CORES);
+        let early = records.early_journals(cores, &clock);
         let reporter = Reporter::new(ReporterOptions {
             events: event_queue,
             metrics: metrics.clone(),
-            cdr: Records::open(&settings.cdr_path, metrics.cdr())?,
+            cdr: records,
             limits: BookLimits {
                 active: cpus.len() * settings.protocol.sip.limits.calls,
                 ..BookLimits::default()
@@ -116,7 +119,7 @@ impl Running {
             reporter.run().map_err(|error| error.to_string())
         })?;
         let outcome = async {
-            let ready = running.start_cores(&cpus, sockets, clock, &events)?;
+            let ready = running.start_cores(&cpus, (sockets, early), clock, &events)?;
             running.wait_until_ready(ready, 2 * cpus.len()).await?;
             running.start_admin(handle, shared, clock)
         }
@@ -137,7 +140,7 @@ impl Running {
     fn start_cores(
         &mut self,
         cpus: &[usize],
-        sockets: Vec<Sockets>,
+        (sockets, early): (Vec<Sockets>, Vec<EarlyJournal>),
         clock: Clock,
         events: &Sender<(CoreId, Event)>,
     ) -> Result<mpsc::UnboundedReceiver<()>, RunError> {
@@ -168,7 +171,7 @@ impl Running {
             .iter()
             .zip((0..common.cores).map(CoreId))
             .zip(queues)
-            .zip(sockets)
+            .zip(sockets.into_iter().zip(early))
         {
             self.start_core(&common, (id, cpu), queue, listeners)?;
         }
@@ -180,7 +183,7 @@ impl Running {
         common: &Common<'_>,
         (id, cpu): (CoreId, usize),
         (waker, handoffs): (Waker, Receiver<HandoffMessage>),
-        listeners: Sockets,
+        (listeners, early): (Sockets, EarlyJournal),
     ) -> Result<(), RunError> {
         let clock = common.clock;
         let media = self.start_media(id, cpu, clock, &waker, &common.ready)?;
@@ -204,6 +207,7 @@ impl Running {
                 common.handoffs.clone(),
                 common.events.clone(),
             ),
+            early,
             status: status.clone(),
             ready: Box::new(move || {
                 let _ = ready.send(());

@@ -1,8 +1,12 @@
 //! What processes that are dead have left open.
 
-use super::{Line, OpenLeg, SLOTS, locked, slot_path};
+use super::calls::OpenCalls;
+use super::{Line, OpenLeg, SLOTS, early_path, locked, remove_early, slot_path};
+use crate::cdr::early;
 use crate::cdr::leg::LegId;
+use crate::cdr::note::Note;
 use crate::cdr::writer::Position;
+use edge_proto::id::CoreId;
 use jiff::Timestamp;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::{self, File};
@@ -18,6 +22,8 @@ const MAX_LINE_BYTES: u64 = 1 << 20;
 pub struct Crashed {
     /// By call and number, each with the time at which it is taken to have ended.
     pub legs: Vec<(OpenLeg, Timestamp)>,
+    /// Those that had ended, each with its line.
+    pub ended: Vec<(LegId, String)>,
     /// Where this process can keep its own journal: the first of those read, or a place that nobody used.
     pub place: Option<PathBuf>,
     /// Removed once the legs are safe elsewhere; until then their locks are held.
@@ -28,11 +34,11 @@ impl Crashed {
     /// Reads the journals beside the CDR file `cdr` that no living process holds. What cannot be read is logged and left.
     pub fn find(cdr: &Path) -> Crashed {
         let mut crashed = Crashed::default();
-        let mut open = BTreeMap::new();
+        let mut left = Left::default();
         for slot in 0..SLOTS {
             let path = slot_path(cdr, slot);
             let found = locked(&path).and_then(|file| match file {
-                Some(file) => read(&file, cdr, &mut open).map(|()| Some(file)),
+                Some(file) => left.add(&path, &file, cdr).map(|()| Some(file)),
                 None => Ok(None),
             });
             match found {
@@ -51,13 +57,15 @@ impl Crashed {
                 }
             }
         }
-        crashed.legs = open.into_values().collect();
+        crashed.legs = left.open.into_values().collect();
+        crashed.ended = left.ended.into_iter().collect();
         crashed
     }
 
     /// Removes the journals; where this process's own is now, the old one is gone already.
     pub fn remove(self) {
         for (path, _lock) in &self.files {
+            remove_early(path);
             if self.place.as_ref() != Some(path) {
                 let _ = fs::remove_file(path);
             }
@@ -65,53 +73,105 @@ impl Crashed {
     }
 }
 
-/// Adds the legs that the journal leaves open and that the CDR file does not tell.
-fn read(
-    journal: &File,
-    cdr: &Path,
-    all: &mut BTreeMap<LegId, (OpenLeg, Timestamp)>,
-) -> io::Result<()> {
-    let alive =
-        Timestamp::try_from(journal.metadata()?.modified()?).unwrap_or(Timestamp::UNIX_EPOCH);
-    let mut open: HashMap<LegId, OpenLeg> = HashMap::new();
-    let mut began = None;
-    lines(journal, |line| match serde_json::from_slice(line) {
-        Ok(Line::Cdr(position)) => began = Some(position),
-        Ok(Line::Open(legs)) => {
-            let legs: Vec<OpenLeg> = legs;
-            open.extend(legs.into_iter().map(|leg| (leg.id.clone(), leg)));
+/// What a journal and those of its cores leave.
+#[derive(Default)]
+struct Left {
+    open: BTreeMap<LegId, (OpenLeg, Timestamp)>,
+    /// With their lines.
+    ended: BTreeMap<LegId, String>,
+}
+
+impl Left {
+    /// Adds what the journal at `path` leaves, unless the CDR file tells it.
+    fn add(&mut self, path: &Path, journal: &File, cdr: &Path) -> io::Result<()> {
+        let modified = journal.metadata()?.modified()?;
+        let alive = Timestamp::try_from(modified).unwrap_or(Timestamp::UNIX_EPOCH);
+        let mut state = State::read(journal)?;
+        let mut ended = state.replay(path)?;
+        let open = state.open.into_legs();
+        let mut open: HashMap<LegId, OpenLeg> = open.map(|leg| (leg.id.clone(), leg)).collect();
+        if open.is_empty() && ended.is_empty() {
+            return Ok(());
         }
-        Ok(Line::Over(leg)) => {
-            open.remove(&leg);
+        let untold = open.keys().chain(ended.keys()).cloned().collect();
+        for id in told(cdr, state.began, &untold)? {
+            open.remove(&id);
+            ended.remove(&id);
         }
-        // The last line, torn.
-        Err(_) => {}
-    })?;
-    if open.is_empty() {
-        return Ok(());
+        for (id, leg) in open {
+            let end = leg.end.unwrap_or(alive);
+            self.open.insert(id, (leg, end));
+        }
+        self.ended.extend(ended);
+        Ok(())
     }
-    for id in told(cdr, began, &open)? {
-        open.remove(&id);
+}
+
+/// What a journal's file says.
+#[derive(Default)]
+struct State {
+    began: Option<Position>,
+    open: OpenCalls,
+    /// How many of a core's news that holds.
+    noted: HashMap<u8, u64>,
+}
+
+impl State {
+    fn read(journal: &File) -> io::Result<State> {
+        let mut state = State::default();
+        // What would be told to a file of one's own.
+        let mut unused = Vec::new();
+        lines(journal, |line| {
+            unused.clear();
+            match serde_json::from_slice(line) {
+                Ok(Line::Cdr(position)) => state.began = Some(position),
+                Ok(Line::Open(legs)) => {
+                    let legs: Vec<OpenLeg> = legs;
+                    legs.into_iter().for_each(|leg| state.open.replace(leg));
+                }
+                Ok(Line::Over(leg)) => state.open.over(&leg, &mut unused),
+                Ok(Line::Note(note)) => state.open.apply(note, &mut unused),
+                Ok(Line::Noted { core, count }) => {
+                    state.noted.insert(core, count);
+                }
+                // The last line, torn.
+                Err(_) => {}
+            }
+        })?;
+        Ok(state)
     }
-    for (id, leg) in open {
-        let end = leg.end.unwrap_or(alive);
-        all.insert(id, (leg, end));
+
+    /// Adds what the early journals beside the journal at `path` tell on top of it; gives the legs that ended, with their lines.
+    fn replay(&mut self, path: &Path) -> io::Result<HashMap<LegId, String>> {
+        let mut ended = HashMap::new();
+        let mut unused = Vec::new();
+        for core in 0..CoreId::MAX_CORES {
+            let news = match early::read(&early_path(path, core)) {
+                Ok(news) => news,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(error) => return Err(error),
+            };
+            let known = self.noted.get(&core).copied().unwrap_or(0);
+            for (_, note) in news.into_iter().filter(|(number, _)| *number > known) {
+                unused.clear();
+                if let Note::End { leg, line } = &note {
+                    ended.insert(leg.clone(), line.clone());
+                }
+                self.open.apply(note, &mut unused);
+            }
+        }
+        Ok(ended)
     }
-    Ok(())
 }
 
 /// Those of `open` that have a line in the CDR file, which may have been renamed meanwhile.
-fn told(
-    cdr: &Path,
-    began: Option<Position>,
-    open: &HashMap<LegId, OpenLeg>,
-) -> io::Result<HashSet<LegId>> {
+fn told(cdr: &Path, began: Option<Position>, open: &HashSet<LegId>) -> io::Result<HashSet<LegId>> {
     let mut told = HashSet::new();
     let mut look = |file: &mut File, from: u64| {
         file.seek(SeekFrom::Start(from))?;
         lines(file, |line| {
             if let Ok(id) = serde_json::from_slice::<LegId>(line)
-                && open.contains_key(&id)
+                && open.contains(&id)
             {
                 told.insert(id);
             }

@@ -1,7 +1,7 @@
 use super::*;
 use crate::cdr::verify::Verifier;
 use crate::test_support::{CALL, call_with_transfer, event, record};
-use edge_proto::event::Event;
+use edge_proto::event::{Event, EventKind};
 use edge_proto::time::Instant;
 use prometheus::{IntCounter, IntGauge};
 use serde_json::Value;
@@ -70,7 +70,7 @@ fn clock() -> WallClock {
 }
 
 fn note(records: &mut Records, event: &Event, clock: &WallClock) {
-    records.note(event, clock);
+    records.note(CoreId(0), event, clock);
     records.flush();
 }
 
@@ -130,6 +130,48 @@ fn after_a_crash_at_any_event_each_leg_has_one_line() {
         assert!(!after.journal().exists());
         assert!(after.open().closed().is_empty());
         assert_eq!(told(&after), started(seen));
+    }
+}
+
+/// The reporter is always some events behind the control thread: whatever the distance at the moment of the kill, what the
+/// control thread had told is recorded, and what had ended keeps its own line.
+#[test]
+fn a_crash_loses_nothing_that_was_on_its_way_to_the_reporter() {
+    let events = call_with_transfer();
+    let clock = crate::clock::Clock::start();
+    let wall = WallClock::new(clock.now(), jiff::Timestamp::now());
+    for told_by_core in 0..=events.len() {
+        for reported in 0..=told_by_core {
+            let site = Site::new();
+            let mut records = site.open();
+            let mut early = records.early_journals(1, &clock).remove(0);
+            let seen = &events[..told_by_core];
+            for (n, event) in seen.iter().enumerate() {
+                early.note(event);
+                early.flush();
+                if n < reported {
+                    // Not flushed: that happens when the reporter has time.
+                    records.note(CoreId(0), event, &wall);
+                }
+            }
+            let after = Site::new();
+            for file in fs::read_dir(site.0.path()).expect("readable").flatten() {
+                let to = after.0.path().join(file.file_name());
+                fs::copy(file.path(), to).expect("copies");
+            }
+            drop(after.open());
+            let at = format!("{reported} of {told_by_core} events");
+            assert_eq!(self::told(&after), started(seen), "{at}");
+            let (problems, causes) = verdict(&after);
+            assert_eq!(problems, [""; 0], "{at}");
+            let ended = seen
+                .iter()
+                .filter(|e| matches!(e.kind, EventKind::LegEnded(_)));
+            let own = causes.iter().filter(|c| *c != "edge_restart").count();
+            assert_eq!(own, ended.count(), "{at}: {causes:?}");
+            let left = fs::read_dir(after.0.path()).expect("readable").count();
+            assert_eq!(left, 1, "{at}: only the CDR file is left");
+        }
     }
 }
 
@@ -277,14 +319,14 @@ fn a_journal_mostly_about_calls_that_are_over_is_written_anew() {
         let call: Arc<str> = Arc::from(format!("{n:032x}"));
         let mut start = call_with_transfer().remove(0);
         start.call = Some(call.clone());
-        records.note(&start, &clock);
+        records.note(CoreId(0), &start, &clock);
         let mut over = record(1, "carrier", 1_000, 2_000);
         over.call = call.clone();
         let mut end = event(2_000, Some(1), EventKind::LegEnded(Box::new(over)));
         end.call = Some(call);
         // One call stays.
         if n > 0 {
-            records.note(&end, &clock);
+            records.note(CoreId(0), &end, &clock);
         }
         records.flush();
         largest = largest.max(fs::metadata(site.journal()).expect("exists").len());

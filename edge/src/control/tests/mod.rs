@@ -13,6 +13,7 @@ use super::listener::{ListenSocket, ListenerSetup, bind};
 use super::resolver::ResolverSettings;
 use super::tls::TlsSettings;
 use super::{ControlCommand, ControlLimits, CoreStatus, Outlets, Protocol, Setup};
+use crate::cdr::EarlyJournal;
 use crate::clock::Clock;
 use crate::handoff::{Receiver, Sender, Waker, bounded, bounded_on};
 use bytes::Bytes;
@@ -214,6 +215,7 @@ impl Edge {
             handoffs: handoff_receiver,
             media: media_receiver,
             outlets: Outlets::new(media_sender, options.cores, event_sender),
+            early: EarlyJournal::absent(clock),
             status: status.clone(),
             ready: Box::new(|| ()),
         };

@@ -1,0 +1,220 @@
+//! What a control thread tells about calls, on its way to the journal: written by the thread itself before anything that came of
+//! it leaves for a peer, so that a process that is killed leaves no call behind that a peer knows and no record tells.
+//!
+//! A ring of fixed size in a file: `number checksum note`, a line each. It takes a `write` a turn to the page cache, which a killed
+//! process cannot lose, and no `fsync`; its room is set aside at the start, so that a full disk cannot stop it. The journal says
+//! which numbers it holds; those are overwritten. What does not fit, because the reporter is far behind, is left out and counted.
+
+use super::note::Note;
+use crate::clock::Clock;
+use crate::reporter::WallClock;
+use edge_proto::event::Event;
+use jiff::Timestamp;
+use prometheus::IntCounter;
+use std::collections::VecDeque;
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Octets of a ring: thousands of events, of which the reporter is some dozens behind.
+const ROOM: u64 = 4 << 20;
+
+/// One control thread's. No method fails or blocks on anything but the page cache.
+#[derive(Debug)]
+pub struct EarlyJournal {
+    /// `None`: there is none.
+    file: Option<File>,
+    clock: Clock,
+    wall: WallClock,
+    /// Of the next note, from 1.
+    number: u64,
+    /// Where the next turn is written.
+    position: u64,
+    room: u64,
+    /// Number of the last note, and place, of each turn that the journal may not hold yet.
+    kept: VecDeque<(u64, u64)>,
+    /// The last number that the journal holds.
+    told: Arc<AtomicU64>,
+    buffer: Vec<u8>,
+    errors: IntCounter,
+    failing: bool,
+}
+
+impl EarlyJournal {
+    /// Makes the file; where that fails, calls go on without.
+    pub(super) fn new(
+        path: Option<PathBuf>,
+        clock: Clock,
+        told: Arc<AtomicU64>,
+        errors: IntCounter,
+    ) -> Self {
+        let mut journal = EarlyJournal {
+            file: None,
+            clock,
+            wall: WallClock::new(clock.now(), Timestamp::now()),
+            number: 0,
+            position: 0,
+            room: ROOM,
+            kept: VecDeque::new(),
+            told,
+            buffer: Vec::new(),
+            errors,
+            failing: false,
+        };
+        match path.map(|path| make(&path)).transpose() {
+            Ok(file) => journal.file = file,
+            Err(error) => journal.note_failure(&error.to_string()),
+        }
+        journal
+    }
+
+    /// One that keeps nothing.
+    pub fn absent(clock: Clock) -> Self {
+        let errors = IntCounter::new("errors", "nobody's").unwrap_or_else(|_| unreachable!());
+        EarlyJournal::new(None, clock, Arc::default(), errors)
+    }
+
+    /// Whether there is something to note about an event.
+    pub fn notes(event: &Event) -> bool {
+        Note::is_worth(event)
+    }
+
+    /// Takes note of an event that is about to be told to the reporter.
+    pub fn note(&mut self, event: &Event) {
+        if self.file.is_none() {
+            return;
+        }
+        let Some(note) = Note::of(event, &self.wall) else {
+            return;
+        };
+        self.number += 1;
+        add(&mut self.buffer, self.number, &note);
+    }
+
+    /// Writes what was noted. Call it before anything leaves.
+    pub fn flush(&mut self) {
+        if self.buffer.is_empty() {
+            return;
+        }
+        self.wall.resync(self.clock.now(), Timestamp::now());
+        let place = self.place(self.buffer.len() as u64);
+        let lines = std::mem::take(&mut self.buffer);
+        match (place, &self.file) {
+            (Some(place), Some(file)) => match file.write_all_at(&lines, place) {
+                Ok(()) => {
+                    self.kept.push_back((self.number, place));
+                    self.position = place + lines.len() as u64;
+                    self.failing = false;
+                }
+                Err(error) => self.note_failure(&error.to_string()),
+            },
+            _ => self.note_failure("the reporter is too far behind"),
+        }
+        self.buffer = lines;
+        self.buffer.clear();
+    }
+
+    /// An event that was noted is lost to the reporter: the numbers are of no use any more.
+    pub fn lose_step(&mut self) {
+        if self.file.take().is_some() {
+            self.note_failure("an event was lost; none until the next start");
+        }
+    }
+
+    /// Where so many octets fit without touching what the journal does not hold. `None`: nowhere.
+    fn place(&mut self, length: u64) -> Option<u64> {
+        let told = self.told.load(Ordering::Acquire);
+        while self.kept.front().is_some_and(|&(last, _)| last <= told) {
+            self.kept.pop_front();
+        }
+        let fits = self.position + length <= self.room;
+        match self.kept.front() {
+            None if fits => Some(self.position),
+            None => (length <= self.room).then_some(0),
+            Some(&(_, oldest)) if self.position > oldest => match fits {
+                true => Some(self.position),
+                false => (length < oldest).then_some(0),
+            },
+            Some(&(_, oldest)) => (self.position + length < oldest).then_some(self.position),
+        }
+    }
+
+    fn note_failure(&mut self, fault: &str) {
+        self.errors.inc();
+        if !std::mem::replace(&mut self.failing, true) {
+            tracing::error!(
+                fault,
+                "the early journal of a core cannot be written: calls go on; a crash may lose its latest CDRs"
+            );
+        }
+    }
+}
+
+fn make(path: &Path) -> io::Result<File> {
+    let file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o640)
+        .open(path)?;
+    match rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, ROOM) {
+        Ok(()) => {}
+        // A file system without it: its room is taken as it is written.
+        Err(rustix::io::Errno::OPNOTSUPP) => {}
+        Err(error) => {
+            let _ = std::fs::remove_file(path);
+            return Err(error.into());
+        }
+    }
+    Ok(file)
+}
+
+fn add(buffer: &mut Vec<u8>, number: u64, note: &Note) {
+    // Serializing plain structs into memory cannot fail.
+    let Ok(text) = serde_json::to_string(note) else {
+        return;
+    };
+    let sum = checksum(number, text.as_bytes());
+    buffer.extend_from_slice(format!("{number} {sum:016x} {text}\n").as_bytes());
+}
+
+/// The notes in a ring that are whole, by number.
+pub(super) fn read(path: &Path) -> io::Result<Vec<(u64, Note)>> {
+    let mut bytes = Vec::new();
+    io::Read::read_to_end(&mut io::Read::take(File::open(path)?, 2 * ROOM), &mut bytes)?;
+    let mut notes: Vec<_> = bytes
+        .split(|byte| *byte == b'\n')
+        .filter_map(whole)
+        .collect();
+    notes.sort_by_key(|(number, _)| *number);
+    notes.dedup_by_key(|(number, _)| *number);
+    Ok(notes)
+}
+
+/// A line that was neither torn nor half overwritten.
+fn whole(line: &[u8]) -> Option<(u64, Note)> {
+    let line = std::str::from_utf8(line).ok()?;
+    let mut fields = line.splitn(3, ' ');
+    let number = fields.next()?.parse().ok()?;
+    let sum = u64::from_str_radix(fields.next()?, 16).ok()?;
+    let text = fields.next()?;
+    if sum != checksum(number, text.as_bytes()) {
+        return None;
+    }
+    Some((number, serde_json::from_str(text).ok()?))
+}
+
+/// FNV-1a: tells a torn line, and is nobody's to forge, since a note's text has no line feed.
+fn checksum(number: u64, text: &[u8]) -> u64 {
+    let bytes = number.to_le_bytes();
+    let all = bytes.iter().chain(text);
+    all.fold(0xcbf2_9ce4_8422_2325, |sum, byte| {
+        (sum ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,4 +1,4 @@
-//! What the benches of signalling share: spreads of figures, other processes, plots.
+//! What the benches share: spreads of figures, other processes, plots.
 
 pub mod process;
 pub mod stats;

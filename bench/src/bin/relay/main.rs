@@ -13,7 +13,6 @@ mod process;
 mod relay;
 mod report;
 mod suite;
-mod svg;
 
 use anyhow::{Result, ensure};
 use clap::{Parser, Subcommand};

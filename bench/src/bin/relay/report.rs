@@ -4,45 +4,11 @@ use crate::measure::Sample;
 use crate::plan;
 use crate::relay::Kind;
 use crate::suite::{Cost, LOSSLESS, Limit, Results};
-use crate::svg::{Bar, Group, bars};
 use anyhow::{Context, Result};
+use edge_bench::stats::Spread;
+use edge_bench::svg::{Bar, Group, bars};
 use std::fmt::Write as _;
 use std::path::Path;
-
-/// Median, least and most of some numbers.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Spread {
-    pub median: f64,
-    pub least: f64,
-    pub most: f64,
-}
-
-impl Spread {
-    /// `None` for no numbers.
-    pub fn of(numbers: impl Iterator<Item = f64>) -> Option<Spread> {
-        let mut sorted: Vec<f64> = numbers.collect();
-        sorted.sort_by(f64::total_cmp);
-        let (least, most) = (*sorted.first()?, *sorted.last()?);
-        let middle = sorted.len() / 2;
-        let median = if sorted.len() % 2 == 1 {
-            sorted[middle]
-        } else {
-            f64::midpoint(sorted[middle - 1], sorted[middle])
-        };
-        Some(Spread {
-            median,
-            least,
-            most,
-        })
-    }
-
-    fn text(self, digits: usize) -> String {
-        format!(
-            "{:.digits$} ({:.digits$}-{:.digits$})",
-            self.median, self.least, self.most
-        )
-    }
-}
 
 /// Writes `relay.md`, `relay.json` and the plots into `directory`; returns the Markdown.
 pub fn write(results: &Results, directory: &Path) -> Result<String> {
@@ -342,17 +308,4 @@ fn rate_plot(results: &Results) -> String {
             .collect(),
     };
     bars("Highest lossless rate, thousand packets/s", &[group])
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_spread_is_that_of_its_numbers() {
-        let spread = |numbers: &[f64]| Spread::of(numbers.iter().copied());
-        assert_eq!(spread(&[]), None);
-        assert_eq!(spread(&[3.0, 1.0, 2.0]).unwrap().text(1), "2.0 (1.0-3.0)");
-        assert_eq!(spread(&[4.0, 1.0, 2.0, 3.0]).unwrap().median, 2.5);
-    }
 }

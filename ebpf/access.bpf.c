@@ -201,6 +201,17 @@ static __always_inline int refuse(struct xdp_md *ctx, const struct packet *packe
 	return drop(listener->counter, reason);
 }
 
+static __noinline int refuse_media(struct xdp_md *ctx, const struct packet *packet, const struct edge_scope *scope, __u32 reason)
+{
+	/* Both, for the same reason as in listener_of. */
+	__u8 guarded4 = *(volatile __u8 *)&scope->media4_scope, guarded6 = *(volatile __u8 *)&scope->media6_scope;
+	__u8 guarded = packet->family == EDGE_FAMILY_IPV4 ? guarded4 : guarded6;
+
+	if ((guarded == EDGE_MEDIA_ANY || packet->rerouted) && routed_on(ctx, packet))
+		return XDP_PASS;
+	return drop(EDGE_COUNTER_MEDIA, reason);
+}
+
 /* The search for a listener that a packet which cannot be judged may be for. */
 struct search {
 	const struct packet *packet;
@@ -234,11 +245,11 @@ static __noinline int unjudged(struct xdp_md *ctx, const struct packet *packet, 
 	bpf_loop(scope->listeners, search_listener, &search, 0);
 	if (search.found && packet->family)
 		return refuse(ctx, packet, search.found, packet->fault);
-	if (search.found)
+	if (!search.found && !reaches_media(scope, packet))
+		return XDP_PASS;
+	if (!packet->family)
 		return drop(EDGE_COUNTER_ANY, packet->fault);
-	if (reaches_media(scope, packet))
-		return drop(packet->family ? EDGE_COUNTER_MEDIA : EDGE_COUNTER_ANY, packet->fault);
-	return XDP_PASS;
+	return refuse_media(ctx, packet, scope, packet->fault);
 }
 
 static __always_inline int judge_signalling(struct xdp_md *ctx, const struct packet *packet,
@@ -290,18 +301,18 @@ static __always_inline int awaited(struct xdp_md *ctx, const struct packet *pack
 	return 1;
 }
 
-static __always_inline int judge_media(struct xdp_md *ctx, const struct packet *packet)
+static __always_inline int judge_media(struct xdp_md *ctx, const struct packet *packet, const struct edge_scope *scope)
 {
 	struct edge_flow_key key = { .port = packet->destination_port, .family = packet->family };
 	struct edge_flow *flow;
 
 	if (packet->rerouted)
-		return routed_on(ctx, packet) ? XDP_PASS : drop(EDGE_COUNTER_MEDIA, EDGE_SOURCE_ROUTED);
+		return refuse_media(ctx, packet, scope, EDGE_SOURCE_ROUTED);
 	if (packet->family == EDGE_FAMILY_IPV6 && mapped(packet->source))
-		return drop(EDGE_COUNTER_MEDIA, EDGE_MAPPED_SOURCE);
+		return refuse_media(ctx, packet, scope, EDGE_MAPPED_SOURCE);
 	flow = bpf_map_lookup_elem(&flows, &key);
 	if (!flow)
-		return awaited(ctx, packet) ? XDP_PASS : drop(EDGE_COUNTER_MEDIA, EDGE_UNALLOCATED);
+		return awaited(ctx, packet) ? XDP_PASS : refuse_media(ctx, packet, scope, EDGE_UNALLOCATED);
 	if (flow->any)
 		return XDP_PASS;
 	for (int i = 0; i < EDGE_FLOW_SOURCES; i++) {
@@ -311,7 +322,7 @@ static __always_inline int judge_media(struct xdp_md *ctx, const struct packet *
 		    (!source->port || source->port == packet->source_port))
 			return XDP_PASS;
 	}
-	return drop(EDGE_COUNTER_MEDIA, EDGE_STRANGER);
+	return refuse_media(ctx, packet, scope, EDGE_STRANGER);
 }
 
 static __always_inline struct edge_listener *listener_of(const struct packet *packet, __u32 generation)
@@ -368,7 +379,7 @@ int edge_access(struct xdp_md *ctx)
 		return judge_signalling(ctx, &packet, listener, scope);
 	if (packet.destination_port >= scope->media_low && packet.destination_port <= scope->media_high &&
 	    reaches_media(scope, &packet))
-		return judge_media(ctx, &packet);
+		return judge_media(ctx, &packet, scope);
 	return XDP_PASS;
 }
 

@@ -3,6 +3,7 @@
 mod capabilities;
 mod daemon;
 mod detached;
+mod forwarded;
 mod reload;
 #[path = "../xdp_support/mod.rs"]
 mod xdp_support;

@@ -93,6 +93,25 @@ impl Peer {
 
     /// The same; `queues`: options of either end, for `ip link add`.
     pub fn linked_with(queues: &str) -> Peer {
+        let (peer, thread) = Peer::alone();
+        ip(&format!(
+            "link add edge0 {queues} type veth peer name peer0 {queues} netns {thread}"
+        ));
+        ip("address add 192.0.2.1/24 dev edge0");
+        ip("address add 2001:db8::1/64 dev edge0 nodad");
+        ip("link set edge0 up");
+        peer.run(|| {
+            for host in [10, 20, 30] {
+                ip(&format!("address add 192.0.2.{host}/24 dev peer0"));
+                ip(&format!("address add 2001:db8::{host}/64 dev peer0 nodad"));
+            }
+            ip("link set peer0 up");
+        });
+        peer
+    }
+
+    /// A namespace that is linked to nothing, and the thread that works in it, by which `ip link` names it.
+    pub fn alone() -> (Peer, impl std::fmt::Display) {
         let (jobs, queue) = channel::<Job>();
         let (tell, thread) = channel();
         std::thread::spawn(move || {
@@ -102,22 +121,7 @@ impl Peer {
             }
         });
         let thread = thread.recv().unwrap().expect("the caller is privileged");
-        let thread = thread.as_raw_nonzero();
-        ip(&format!(
-            "link add edge0 {queues} type veth peer name peer0 {queues} netns {thread}"
-        ));
-        ip("address add 192.0.2.1/24 dev edge0");
-        ip("address add 2001:db8::1/64 dev edge0 nodad");
-        ip("link set edge0 up");
-        let peer = Peer { jobs };
-        peer.run(|| {
-            for host in [10, 20, 30] {
-                ip(&format!("address add 192.0.2.{host}/24 dev peer0"));
-                ip(&format!("address add 2001:db8::{host}/64 dev peer0 nodad"));
-            }
-            ip("link set peer0 up");
-        });
-        peer
+        (Peer { jobs }, thread.as_raw_nonzero())
     }
 
     /// Runs `job` in the namespace.

@@ -53,6 +53,8 @@ pub enum Happening {
     PacketToPeer,
     Reload,
     Drain,
+    /// The process is about to end.
+    End,
     /// The network may break something now.
     Misfortune,
 }

@@ -91,6 +91,10 @@ impl World {
         }
         if let Some(at) = scenario.drain {
             net.after(at, Happening::Drain);
+            // Not every operator waits for the last call.
+            if at.as_millis() % 2 == 0 {
+                net.after(at + at / 4, Happening::End);
+            }
         }
         net.after(MISFORTUNE, Happening::Misfortune);
         World {
@@ -168,18 +172,22 @@ impl World {
             Happening::PacketToEdge(packet) => self.packet(packet),
             Happening::PacketToPeer => self.net.coverage.hit("media: heard"),
             Happening::Reload => self.reload(),
-            Happening::Drain => {
-                self.net.coverage.hit("operator: drain");
-                for core in 0..self.cores.len() {
-                    self.input(CoreId(core as u8), Input::Drain);
-                }
-            }
+            Happening::Drain => self.operator("operator: drain", &Input::Drain),
+            Happening::End => self.operator("operator: end", &Input::End),
             Happening::Misfortune => {
                 self.net.misfortune();
                 if self.net.now + WIND_DOWN < self.end {
                     self.net.after(MISFORTUNE, Happening::Misfortune);
                 }
             }
+        }
+    }
+
+    /// Every core is told the same.
+    fn operator(&mut self, what: &str, input: &Input) {
+        self.net.coverage.hit(what);
+        for core in 0..self.cores.len() {
+            self.input(CoreId(core as u8), input.clone());
         }
     }
 

@@ -104,6 +104,32 @@ fn a_torn_line_is_passed_over_wherever_it_was_torn() {
 }
 
 #[test]
+fn a_ring_that_cannot_be_made_is_counted_and_stops_nothing() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let errors = IntCounter::new("errors", "test").expect("a name");
+    let nowhere = Some(directory.path().join("gone").join("ring"));
+    let mut journal = EarlyJournal::new(nowhere, Clock::start(), Arc::default(), errors);
+    assert_eq!(journal.errors.get(), 1);
+    for event in &call_with_transfer() {
+        journal.note(event);
+        journal.flush();
+    }
+    assert_eq!(journal.errors.get(), 1);
+    // A file that takes nothing any more: each turn tries again, and one that works ends it.
+    let mut ring = Ring::new(ROOM);
+    let writable = ring
+        .journal
+        .file
+        .replace(File::open(ring.path()).expect("readable"));
+    ring.turn();
+    assert!(ring.journal.failing && ring.journal.errors.get() == 1);
+    ring.journal.file = writable;
+    ring.turn();
+    assert!(!ring.journal.failing);
+    assert_eq!(ring.numbers(), [2]);
+}
+
+#[test]
 fn without_a_file_and_without_a_note_nothing_happens() {
     let mut absent = EarlyJournal::absent(Clock::start());
     absent.note(&call_with_transfer()[0]);

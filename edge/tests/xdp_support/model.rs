@@ -3,6 +3,7 @@
 
 use super::frame::{AH, DESTINATION, FRAGMENT, HOP_BY_HOP, ROUTING, TCP, UDP};
 use edge_proto::config::{Config, Listener, Transport};
+use ipnet::IpNet;
 use sip_edge::access::{FlowSource, Reason};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -31,6 +32,8 @@ pub struct Model<'a> {
     pub sockets: Vec<SocketAddr>,
     /// Connected ones: (own address, server).
     pub connected: Vec<(SocketAddr, SocketAddr)>,
+    /// What the host routes on instead of taking it in.
+    pub routed: Vec<IpNet>,
 }
 
 /// What can be read off a frame.
@@ -101,6 +104,9 @@ impl Model<'_> {
         // A listener on one address is meant before one on all.
         matching.sort_by_key(|l| l.address.ip().is_unspecified());
         if let Some(listener) = matching.first() {
+            if self.goes_on(listener.address.ip(), shown) {
+                return Verdict::Pass;
+            }
             let drop = |reason| Verdict::Drop(listener.name.clone(), reason);
             if shown.rerouted {
                 return drop(Reason::SourceRouted);
@@ -130,6 +136,12 @@ impl Model<'_> {
     }
 
     fn judge_media(&self, shown: &Shown, source_port: u16, port: u16) -> Verdict {
+        let bind = self
+            .media_families()
+            .find(|bind| self.reached(*bind, shown));
+        if bind.is_some_and(|bind| self.goes_on(bind, shown)) {
+            return Verdict::Pass;
+        }
         let drop = |reason| Verdict::Drop("media".to_owned(), reason);
         if shown.rerouted {
             return drop(Reason::SourceRouted);
@@ -179,9 +191,18 @@ impl Model<'_> {
             .iter()
             .find(|l| possible(protocol(l)) && self.reached(l.address.ip(), shown));
         if let Some(listener) = listener {
+            if self.goes_on(listener.address.ip(), shown) {
+                return Verdict::Pass;
+            }
             return Verdict::Drop(listener.name.clone(), reason);
         }
-        if possible(UDP) && self.media_reached(shown) {
+        let media = self
+            .media_families()
+            .find(|bind| self.reached(*bind, shown));
+        if let (true, Some(bind)) = (possible(UDP), media) {
+            if self.goes_on(bind, shown) {
+                return Verdict::Pass;
+            }
             return Verdict::Drop("media".to_owned(), reason);
         }
         Verdict::Pass
@@ -190,6 +211,15 @@ impl Model<'_> {
     fn reached(&self, guarded: IpAddr, shown: &Shown) -> bool {
         guarded.is_ipv4() == shown.destination.is_ipv4()
             && (guarded.is_unspecified() || shown.rerouted || guarded == shown.destination)
+    }
+
+    /// Whether a packet, though `guarded` is reached by its address, is for another host.
+    fn goes_on(&self, guarded: IpAddr, shown: &Shown) -> bool {
+        (guarded.is_unspecified() || shown.rerouted)
+            && self
+                .routed
+                .iter()
+                .any(|net| net.contains(&shown.destination))
     }
 
     fn media_families(&self) -> impl Iterator<Item = IpAddr> {

@@ -6,6 +6,7 @@ mod property;
 mod xdp_support;
 
 use edge_proto::config::{Config, Transport};
+use ipnet::IpNet;
 use sip_edge::access::{FlowSource, MediaGuard};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
@@ -121,6 +122,18 @@ fn host_sockets() -> HostSockets {
     }
 }
 
+/// Makes the host a router; what it routes on.
+fn route_on() -> Vec<IpNet> {
+    for file in ["ipv4/conf/lo", "ipv6/conf/lo", "ipv6/conf/all"] {
+        std::fs::write(format!("/proc/sys/net/{file}/forwarding"), "1").unwrap();
+    }
+    let routed = ["198.18.0.0/15", "2001:db8:f000::/36"];
+    for net in routed {
+        netns::ip(&format!("route add {net} dev lo"));
+    }
+    routed.map(|net| net.parse().unwrap()).into()
+}
+
 fn written(verdict: &Verdict) -> String {
     match verdict {
         Verdict::Pass => "pass".to_owned(),
@@ -142,6 +155,7 @@ fn every_rule_has_its_verdict() {
         open: by_family(open_ports()),
         sockets: sockets.unconnected.clone(),
         connected: sockets.connected.clone(),
+        routed: route_on(),
     };
     let mut wrong = Vec::new();
     let mut lines = 0;

@@ -254,6 +254,7 @@ fn random_packets_get_the_verdict_of_the_model() {
                 open: by_family(open.clone()),
                 sockets: sockets.unconnected.clone(),
                 connected: sockets.connected.clone(),
+                routed: Vec::new(),
             };
             for frame in frames {
                 let (real, expected) = (kernel.verdict(&frame), model.verdict(&frame));

@@ -28,7 +28,7 @@ const ADDRESSES4: [&str; 10] = [
     "0.0.0.0",
     "255.255.255.255",
 ];
-const ADDRESSES6: [&str; 9] = [
+const ADDRESSES6: [&str; 10] = [
     "2001:db8::1",
     "2001:db8::2",
     "2001:db8:100::",
@@ -36,6 +36,7 @@ const ADDRESSES6: [&str; 9] = [
     "2001:db8:100:ffff:ffff:ffff:ffff:ffff",
     "2001:db8:300::50",
     "::ffff:198.51.100.7",
+    "::ffff:192.0.2.1",
     "::",
     "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff",
 ];
@@ -165,7 +166,8 @@ fn described() -> impl Strategy<Value = Packet> {
         1 => select(&[ICMP, ICMPV6, ESP, AH, NO_NEXT][..]),
     ];
     let tags = prop_oneof![
-        5 => Just(Vec::new()),
+        4 => Just(Vec::new()),
+        1 => Just(vec![DOT1AD, DOT1Q]),
         1 => vec(select(&[DOT1Q, DOT1AD, 0x9100][..]), 0..6),
     ];
     let fragment = prop_oneof![
@@ -213,18 +215,161 @@ fn described() -> impl Strategy<Value = Packet> {
         )
 }
 
-/// A frame, mangled now and then. The kernel runs nothing shorter than an Ethernet header.
-fn frame() -> impl Strategy<Value = Vec<u8>> {
+/// Protocols that carry another packet; what is inside is not for a port of this host before somebody has unpacked it.
+const IPV4_INSIDE: u8 = 4;
+const IPV6_INSIDE: u8 = 41;
+const GRE: u8 = 47;
+
+/// A packet inside another: in a tunnel, or quoted by an ICMP error.
+fn wrapped() -> impl Strategy<Value = Packet> {
+    (described(), described()).prop_map(|(mut outer, mut inner)| {
+        let ipv4 = inner.source.is_ipv4();
+        (inner.tags, inner.cut) = (Vec::new(), None);
+        let quoted = inner.bytes().split_off(14);
+        let head: &[u8] = match (outer.payload.len() % 3, outer.source.is_ipv4(), ipv4) {
+            (0, _, true) => {
+                outer.protocol = IPV4_INSIDE;
+                &[]
+            }
+            (0, _, false) => {
+                outer.protocol = IPV6_INSIDE;
+                &[]
+            }
+            (1, _, _) => {
+                outer.protocol = GRE;
+                if ipv4 {
+                    &[0, 0, 8, 0]
+                } else {
+                    &[0, 0, 0x86, 0xdd]
+                }
+            }
+            (_, true, _) => {
+                outer.protocol = ICMP;
+                &[3, 3, 0, 0, 0, 0, 0, 0]
+            }
+            _ => {
+                outer.protocol = ICMPV6;
+                &[1, 4, 0, 0, 0, 0, 0, 0]
+            }
+        };
+        outer.payload = [head, &quoted].concat();
+        outer
+    })
+}
+
+/// What is remarkable about a packet, so that the test can say that it met every kind.
+fn kinds(packet: &Packet) -> Vec<&'static str> {
+    let fragments = packet.extensions.iter().filter(|e| e.kind == FRAGMENT);
+    let field = |e: &Extension| u16::from_be_bytes([e.bytes[1], e.bytes[2]]);
+    let mut fields = fragments.filter(|e| e.bytes.len() > 2).map(field);
+    let (offset, more) = match fields.next() {
+        Some(field) => (field >> 3, field & 1 != 0),
+        None => (packet.fragment.0 & 0x1fff, packet.fragment.1),
+    };
+    let ipv6 = packet.source.is_ipv6();
+    let fragment = offset > 0 || more;
+    let tagged = packet.tags.contains(&DOT1Q) && packet.tags.contains(&DOT1AD);
+    let sized = |size| packet.extensions.iter().any(|e| e.bytes.len() + 1 == size);
+    let mapped = |ip: IpAddr| matches!(ip, IpAddr::V6(ip) if ip.to_ipv4_mapped().is_some());
+    let route = |byte: &u8| matches!(byte, 131 | 137);
+    let all = [
+        ("one tag", packet.tags.len() == 1),
+        ("QinQ", packet.tags.len() == 2 && tagged),
+        ("more tags", (3..=4).contains(&packet.tags.len())),
+        ("too many tags", packet.tags.len() > 4),
+        ("options", !packet.options.is_empty()),
+        ("forty bytes of options", packet.options.len() == 40),
+        ("a source route's number", packet.options.iter().any(route)),
+        ("an extension header", ipv6 && packet.extensions.len() == 1),
+        (
+            "headers",
+            ipv6 && (2..=8).contains(&packet.extensions.len()),
+        ),
+        ("too many headers", ipv6 && packet.extensions.len() > 8),
+        ("a header of 8 bytes", ipv6 && sized(8)),
+        ("a header of 16 bytes", ipv6 && sized(16)),
+        ("a header of 24 bytes", ipv6 && sized(24)),
+        (
+            "authentication",
+            packet.extensions.iter().any(|e| e.kind == AH),
+        ),
+        ("a first fragment", offset == 0 && more),
+        ("offset one", offset == 1),
+        ("a later fragment", offset > 1),
+        (
+            "tags, headers and a fragment",
+            !packet.tags.is_empty() && packet.extensions.len() > 1 && fragment,
+        ),
+        ("a mapped source", mapped(packet.source)),
+        ("a mapped destination", mapped(packet.destination)),
+        ("a stated length of zero", packet.length == Some(0)),
+        ("a stated length too long", packet.length == Some(u16::MAX)),
+        ("another stated length", packet.length.is_some()),
+        ("a frame cut off", packet.cut.is_some()),
+        ("header words that lie", packet.header_words.is_some()),
+        (
+            "IP in IP",
+            matches!(packet.protocol, IPV4_INSIDE | IPV6_INSIDE),
+        ),
+        ("GRE", packet.protocol == GRE),
+        ("ICMP", matches!(packet.protocol, ICMP | ICMPV6)),
+    ];
+    let is = |(kind, is): (&'static str, bool)| is.then_some(kind);
+    all.into_iter().filter_map(is).collect()
+}
+
+/// Kinds of which some must pass and some be dropped. (A packet may be of several.)
+const EITHER_WAY: [&str; 20] = [
+    "one tag",
+    "QinQ",
+    "more tags",
+    "options",
+    "forty bytes of options",
+    "a source route's number",
+    "an extension header",
+    "headers",
+    "too many headers",
+    "a header of 8 bytes",
+    "a header of 16 bytes",
+    "a header of 24 bytes",
+    "authentication",
+    "a first fragment",
+    "offset one",
+    "tags, headers and a fragment",
+    "a stated length of zero",
+    "a stated length too long",
+    "another stated length",
+    "a frame cut off",
+];
+/// Kinds of which some must pass.
+const PASSING: [&str; 5] = [
+    "a later fragment",
+    "a mapped destination",
+    "IP in IP",
+    "GRE",
+    "ICMP",
+];
+/// Kinds of which some must be dropped.
+const DROPPED: [&str; 3] = ["too many tags", "a mapped source", "header words that lie"];
+
+/// A frame, mangled now and then, and its kinds. The kernel runs nothing shorter than an Ethernet header.
+fn frame() -> impl Strategy<Value = (Vec<&'static str>, Vec<u8>)> {
     let mangled = vec((12usize..120, any::<u8>()), 1..4);
-    (described(), weighted(0.3, mangled)).prop_map(|(packet, mangled)| {
+    let packet = prop_oneof![9 => described(), 1 => wrapped()];
+    (packet, weighted(0.3, mangled)).prop_map(|(packet, mangled)| {
         let mut frame = packet.bytes();
+        // Whatever it was, it may be something else now.
+        let kinds = match mangled {
+            None => kinds(&packet),
+            Some(_) => Vec::new(),
+        };
         for (at, byte) in mangled.unwrap_or_default() {
             if let Some(slot) = frame.get_mut(at) {
                 *slot = byte;
             }
         }
         frame.resize(frame.len().max(14), 0);
-        frame
+        (kinds, frame)
     })
 }
 
@@ -256,7 +401,7 @@ fn random_packets_get_the_verdict_of_the_model() {
                 connected: sockets.connected.clone(),
                 routed: Vec::new(),
             };
-            for frame in frames {
+            for (kinds, frame) in frames {
                 let (real, expected) = (kernel.verdict(&frame), model.verdict(&frame));
                 if real != expected {
                     return Err(TestCaseError::fail(format!(
@@ -267,13 +412,33 @@ fn random_packets_get_the_verdict_of_the_model() {
                     Verdict::Pass => "pass".to_owned(),
                     Verdict::Drop(_, reason) => reason.as_str().to_owned(),
                 };
-                *seen.borrow_mut().entry(kind).or_default() += 1;
+                let verdict = if kind == "pass" {
+                    "passes"
+                } else {
+                    "is dropped"
+                };
+                let mut seen = seen.borrow_mut();
+                for kind in kinds {
+                    *seen.entry(format!("{kind} {verdict}")).or_default() += 1;
+                }
+                *seen.entry(kind).or_default() += 1;
             }
             Ok(())
         })
         .unwrap();
     let seen = seen.into_inner();
-    println!("{seen:?}");
+    println!("{seen:#?}");
+    let passing = EITHER_WAY
+        .iter()
+        .chain(&PASSING)
+        .map(|kind| format!("{kind} passes"));
+    let dropped = EITHER_WAY
+        .iter()
+        .chain(&DROPPED)
+        .map(|kind| format!("{kind} is dropped"));
+    for kind in passing.chain(dropped) {
+        assert!(seen.contains_key(&kind), "never: {kind}");
+    }
     for reason in Reason::ALL {
         let reason = reason.as_str();
         assert!(

@@ -466,7 +466,7 @@ pub fn tell(text: &mut String, runs: &[Measured]) -> std::fmt::Result {
          to SIPp through the edge, while one core sends as fast as it can from unlisted sources, another one with every packet. The \
          edge and SIPp share CPU 0. The flood is sent on CPU 1, and what the kernel makes of it is done there: the two namespaces are \
          linked by a veth pair of two queues, and each CPU has one. {ROUNDS} rounds of all kinds in turn: median (least-most), failed \
-         calls of all rounds together. XDP is native.\n",
+         calls of all rounds together. XDP is native. SIPp's clock ticks every 4 ms where the kernel's does (HZ=250).\n",
     )?;
     writeln!(
         text,

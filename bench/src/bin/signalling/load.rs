@@ -128,7 +128,7 @@ pub fn play(subject: &Subject, load: Load, mut meanwhile: impl FnMut()) -> Resul
         None => Vec::new(),
     };
     let number = |name: &str| number(&statistics, name).unwrap_or(0);
-    let elapsed = elapsed(&statistics).unwrap_or_default();
+    let elapsed = elapsed(&statistics).unwrap_or(begun.elapsed());
     let active = elapsed.saturating_sub(load.talk()).as_secs_f64().max(0.001);
     Ok(Outcome {
         load,
@@ -147,9 +147,13 @@ fn statistics(directory: &Path, scenario: &str) -> Result<Vec<(String, String)>>
     let file: PathBuf = directory.join(format!("{scenario}-caller.csv"));
     let text = fs::read_to_string(&file).with_context(|| file.display().to_string())?;
     let mut lines = text.lines();
-    let names = lines.next().unwrap_or_default().split(';');
-    let values = lines.last().unwrap_or_default().split(';');
+    let names = lines.next().unwrap_or_default();
+    let fields = names.split(';').count();
+    // The last one may be cut off, where SIPp was stopped.
+    let values = lines.rfind(|line| line.split(';').count() >= fields);
+    let values = values.unwrap_or_default().split(';');
     let all: Vec<_> = names
+        .split(';')
         .zip(values)
         .map(|(name, value)| (name.to_owned(), value.to_owned()))
         .collect();

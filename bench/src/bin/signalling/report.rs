@@ -56,7 +56,10 @@ fn tell(text: &mut String, results: &Results) -> Result<()> {
 }
 
 fn cost(results: &Results, kind: Kind, rate: u32) -> Option<Spread> {
-    let such = |round: &&Round| round.kind == kind && round.outcome.load.rate == rate;
+    // Where calls failed, or came late and then many at once, time per call says nothing.
+    let such = |round: &&Round| {
+        round.kind == kind && round.outcome.load.rate == rate && round.outcome.sustained()
+    };
     Spread::of(results.rounds.iter().filter(such).map(|r| r.outcome.cpu_us))
 }
 
@@ -88,11 +91,11 @@ fn cpu(text: &mut String, results: &Results) -> Result<()> {
     let failed = results
         .rounds
         .iter()
-        .filter(|round| !round.outcome.clean)
+        .filter(|round| !round.outcome.sustained())
         .count();
     writeln!(
         text,
-        "\nOf {} runs, {failed} had a failure.",
+        "\nOf {} runs, {failed} had a failure or did not keep the rate, and do not count.",
         results.rounds.len()
     )?;
     Ok(())

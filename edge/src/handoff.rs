@@ -144,9 +144,19 @@ impl<T> Clone for Sender<T> {
 impl<T> Sender<T> {
     /// Queues `item` and wakes the receiving thread if it sleeps. Never blocks. Items of one sender stay in order.
     pub fn try_send(&self, item: T) -> Result<(), Full<T>> {
-        self.queue.push(item).map_err(Full)?;
-        self.waker.wake();
+        self.try_queue(item)?;
+        self.wake();
         Ok(())
+    }
+
+    /// Queues `item` and lets the receiving thread sleep on, until [`Sender::wake`] after the last of several.
+    pub fn try_queue(&self, item: T) -> Result<(), Full<T>> {
+        self.queue.push(item).map_err(Full)
+    }
+
+    /// Wakes the receiving thread if it sleeps.
+    pub fn wake(&self) {
+        self.waker.wake();
     }
 
     /// Items waiting, for a gauge.
@@ -246,6 +256,20 @@ mod tests {
         receiver.waker().cancel_sleep();
         sender.try_send(4).unwrap();
         assert!(!readable(&receiver));
+    }
+
+    #[test]
+    fn what_is_only_queued_is_told_with_the_next_wake_up() {
+        let (sender, receiver) = bounded(8).unwrap();
+        receiver.waker().announce_sleep();
+        sender.try_queue(1).unwrap();
+        sender.try_queue(2).unwrap();
+        let now = Some(Duration::ZERO);
+        assert!(!receiver.waker().wait(now).unwrap(), "nothing was told");
+        sender.wake();
+        assert!(receiver.waker().wait(now).unwrap());
+        assert_eq!(receiver.try_recv(), Some(1));
+        assert_eq!(receiver.try_recv(), Some(2));
     }
 
     #[test]

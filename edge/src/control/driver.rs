@@ -128,6 +128,7 @@ impl<P: Protocol> Driver<P> {
             }
             self.outputs = outputs;
         }
+        self.parts.outlets.announce();
         if self.parts.outlets.has_backlog() {
             self.retry.notify_one();
         }

@@ -149,6 +149,8 @@ const RING_COMPLETIONS: u32 = 32 * 1024;
 pub fn run<P: Protocol>(setup: Setup, protocol: P) -> io::Result<()> {
     let mut ring = tokio_uring::uring_builder();
     ring.setup_cqsize(RING_COMPLETIONS);
+    // Completions are looked for before the thread sleeps anyway: none has to interrupt it.
+    ring.setup_coop_taskrun();
     let mut builder = tokio_uring::builder();
     builder.entries(RING_ENTRIES).uring_builder(&ring);
     tokio_uring::Runtime::new(&builder)?.block_on(main(setup, protocol))

@@ -41,6 +41,8 @@ pub struct Outlets {
     cores: Vec<Sender<HandoffMessage>>,
     events: Sender<(CoreId, Event)>,
     media_backlog: VecDeque<MediaCommand>,
+    /// Commands are in the queue that the media thread was not woken for.
+    media_unannounced: bool,
     event_backlog: VecDeque<(CoreId, Event)>,
 }
 
@@ -56,11 +58,13 @@ impl Outlets {
             cores,
             events,
             media_backlog: VecDeque::new(),
+            media_unannounced: false,
             event_backlog: VecDeque::new(),
         }
     }
 
-    /// To this core's media thread. Some event: the refusal, as the media thread would have answered.
+    /// To this core's media thread, which looks at it after [`Outlets::announce`] at the latest. Some event: the refusal, as the
+    /// media thread would have answered.
     pub(super) fn media(&mut self, command: MediaCommand) -> Option<MediaEvent> {
         if let MediaCommand::Open { allocation, .. } = command
             && self.media_backlog.len() >= MEDIA_BACKLOG
@@ -71,8 +75,18 @@ impl Outlets {
             });
         }
         self.media_backlog.push_back(command);
-        drain(&mut self.media_backlog, &self.media);
+        let before = self.media_backlog.len();
+        fill(&mut self.media_backlog, &self.media);
+        self.media_unannounced |= self.media_backlog.len() < before;
         None
+    }
+
+    /// Wakes the media thread if there is something new for it. It goes before the control thread: woken for each command, it
+    /// would take the core for each.
+    pub(super) fn announce(&mut self) {
+        if std::mem::take(&mut self.media_unannounced) {
+            self.media.wake();
+        }
     }
 
     #[expect(
@@ -114,15 +128,25 @@ impl Outlets {
     }
 }
 
-/// Moves items from `backlog` to `queue` until one of them is exhausted; true when the backlog is empty.
+/// Moves items from `backlog` to `queue` until one of them is exhausted, and wakes the receiver once; true when the backlog is
+/// empty.
 fn drain<T>(backlog: &mut VecDeque<T>, queue: &Sender<T>) -> bool {
+    let before = backlog.len();
+    fill(backlog, queue);
+    if backlog.len() < before {
+        queue.wake();
+    }
+    backlog.is_empty()
+}
+
+/// The same without a word to the receiver.
+fn fill<T>(backlog: &mut VecDeque<T>, queue: &Sender<T>) {
     while let Some(item) = backlog.pop_front() {
-        if let Err(Full(item)) = queue.try_send(item) {
+        if let Err(Full(item)) = queue.try_queue(item) {
             backlog.push_front(item);
-            return false;
+            return;
         }
     }
-    true
 }
 
 #[cfg(test)]

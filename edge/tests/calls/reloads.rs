@@ -25,6 +25,7 @@ impl Calls {
     fn begin(scene: &Scene) -> Calls {
         let listener = TcpListener::bind((scene.net.ai, 5070)).expect("the platform's port");
         let platform = listener.local_addr().expect("a bound listener");
+        let mut open = Vec::new();
         let mut calls = Calls {
             carriers: Vec::new(),
             agents: Vec::new(),
@@ -35,16 +36,12 @@ impl Calls {
             let other = Counted::bind(scene.net.ai);
             let at = SocketAddr::new(scene.net.carrier, 5072 + 2 * n);
             let carrier = scene.calls(&format!("carrier{n}"), &caller(one.address()), at);
-            let (mut agent, invite) = match calls.agents.last_mut() {
-                None => Client::called(&listener),
-                // The edge goes on over the connection that it has; whoever was called before speaks over another.
-                Some(before) => {
-                    let own = Wire::connect(scene.net.ai, scene.edge.sip);
-                    let wire = std::mem::replace(&mut before.wire, own);
-                    Client::called_over(wire, platform)
-                }
-            };
+            let wire = Wire::next_to_speak(&listener, &mut open);
+            let (mut agent, invite) = Client::called_over(wire, platform);
             agent.accepts(&invite, other.address());
+            // The edge calls the next agent over the connections that it has; each agent goes on over its own.
+            let own = Wire::connect(scene.net.ai, scene.edge.sip);
+            open.push(std::mem::replace(&mut agent.wire, own));
             let from_agent = media_of(&invite).expect("SDP");
             let from_carrier = carrier.remote_media();
             let talk = Conversation::begins((one, from_carrier), (other, from_agent));

@@ -31,6 +31,26 @@ impl Wire {
         Wire::over(stream)
     }
 
+    /// The next connection to `listener`, or one of `open` that has something to say, which is taken out: each core of the edge
+    /// has connections of its own.
+    pub fn next_to_speak(listener: &TcpListener, open: &mut Vec<Wire>) -> Wire {
+        listener.set_nonblocking(true).expect("a socket's mode");
+        wait::until("somebody speaks", || {
+            if let Ok((stream, _)) = listener.accept() {
+                return Some(Wire::over(stream));
+            }
+            let ready = open.iter().position(Wire::is_readable)?;
+            Some(open.swap_remove(ready))
+        })
+    }
+
+    fn is_readable(&self) -> bool {
+        self.stream.set_nonblocking(true).expect("a socket's mode");
+        let peeked = self.stream.peek(&mut [0]);
+        self.stream.set_nonblocking(false).expect("a socket's mode");
+        !self.received.is_empty() || peeked.is_ok()
+    }
+
     fn over(stream: TcpStream) -> Wire {
         stream
             .set_read_timeout(Some(PATIENCE))

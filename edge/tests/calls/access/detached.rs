@@ -182,10 +182,10 @@ impl Traffic {
 fn turned_away(edge: &Edge) -> Vec<String> {
     let metrics = edge.metrics();
     let series = metrics.lines().filter_map(|line| {
-        let (labels, _) = line
-            .strip_prefix("sip_edge_access_dropped_packets_total{")?
-            .split_once('}')?;
-        Some(labels.to_owned())
+        let line = line.strip_prefix("sip_edge_access_dropped_packets_total{")?;
+        let (labels, count) = line.split_once('}')?;
+        // What may happen is there at zero.
+        (count.trim() != "0").then(|| labels.to_owned())
     });
     series.collect()
 }

@@ -71,6 +71,12 @@ pub fn raise_open_files() -> io::Result<Option<u64>> {
     Ok(limit.maximum)
 }
 
+/// Keeps the kernel from joining this process's pages into huge ones. The allocator asks for those, and where calls have ended the
+/// kernel would fill with them, minutes later, the holes that it gave back: memory would not return to what it was.
+pub fn keep_pages_small() -> io::Result<()> {
+    Ok(rustix::thread::disable_transparent_huge_pages(true)?)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -108,5 +114,12 @@ mod tests {
     fn the_limit_of_open_files_is_the_hard_one_afterwards() {
         let hard = raise_open_files().unwrap();
         assert_eq!(getrlimit(Resource::Nofile).current, hard);
+    }
+
+    #[test]
+    fn pages_stay_small_in_the_whole_process() {
+        keep_pages_small().unwrap();
+        let seen = std::thread::spawn(rustix::thread::transparent_huge_pages_are_disabled);
+        assert!(seen.join().unwrap().unwrap());
     }
 }

@@ -2,7 +2,7 @@
 
 use super::RunError;
 use super::access::{access_options, watch_access};
-use super::cores::{cpus, raise_open_files};
+use super::cores::{cpus, keep_pages_small, raise_open_files};
 use super::handle::SupervisorHandle;
 use super::notify::{Beat, ServiceManager};
 use super::threads::Threads;
@@ -80,6 +80,9 @@ impl Running {
         match raise_open_files() {
             Ok(limit) => tracing::debug!(?limit, "open files"),
             Err(error) => tracing::warn!(%error, "cannot raise the limit of open files"),
+        }
+        if let Err(error) = keep_pages_small() {
+            tracing::debug!(%error, "cannot keep pages small");
         }
         let cpus = cpus(&settings.cores)?;
         // Here, where nothing runs yet and one message says it, rather than on each thread.

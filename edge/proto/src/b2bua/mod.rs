@@ -38,6 +38,9 @@ use crate::time::Instant;
 use slab::Slab;
 use std::sync::Arc;
 
+/// Room for so many calls is kept while there is none.
+const KEPT_CALLS: usize = 256;
+
 /// Secrets that every core of one process shares, so that any core recognises what another minted.
 #[derive(Clone)]
 pub struct SharedKeys {
@@ -226,6 +229,10 @@ impl B2bua {
         if call.is_over() {
             call.retire(&mut self.cx);
             self.calls.remove(key.index as usize);
+            // A busy hour's room goes back when it is over.
+            if self.calls.is_empty() && self.calls.capacity() > KEPT_CALLS {
+                self.calls = Slab::new();
+            }
         }
     }
 }

@@ -2,6 +2,9 @@
 
 use slab::Slab;
 
+/// Slots that are kept while none is used.
+const KEPT: usize = 1024;
+
 /// A slab whose keys carry a generation, so that a late timer or a late call for an earlier user of a slot finds nothing.
 #[derive(Debug)]
 pub(super) struct Arena<T> {
@@ -47,9 +50,12 @@ impl<T> Arena<T> {
 
     pub(super) fn remove(&mut self, key: (u32, u32)) -> Option<T> {
         self.get(key)?;
-        self.slots
-            .try_remove(key.0 as usize)
-            .map(|(_, value)| value)
+        let (_, value) = self.slots.try_remove(key.0 as usize)?;
+        // A busy hour's room goes back when it is over. Keys go on: their generation does.
+        if self.slots.is_empty() && self.slots.capacity() > KEPT {
+            self.slots = Slab::new();
+        }
+        Some(value)
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &T> {
@@ -77,5 +83,20 @@ mod tests {
         assert_eq!(arena.remove(first), None);
         assert_eq!(arena.get(second), Some(&"second"));
         assert_eq!(arena.len(), 1);
+    }
+
+    #[test]
+    fn room_goes_back_when_nothing_is_left_and_old_keys_stay_unknown() {
+        let mut arena = Arena::default();
+        let keys: Vec<_> = (0..=KEPT).map(|n| arena.insert_with(|_, _| n)).collect();
+        for (n, &key) in keys.iter().enumerate() {
+            assert!(arena.slots.capacity() > KEPT);
+            assert_eq!(arena.remove(key), Some(n));
+        }
+        assert_eq!(arena.slots.capacity(), 0);
+        let again = arena.insert_with(|_, _| 7);
+        assert_eq!(again.0, 0);
+        assert_eq!(arena.get(keys[0]), None);
+        assert_eq!(arena.get(again), Some(&7));
     }
 }

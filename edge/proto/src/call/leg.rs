@@ -148,6 +148,8 @@ pub(crate) struct Leg {
     /// It was sent a second time.
     pub bye_again: bool,
     pub notifier: Notifier,
+    /// CSeq of the last REFER that was accepted: what has it again is that REFER again.
+    pub referred: Option<u32>,
     /// It is ended, like this, once its peer has confirmed how the transfer it asked for ended.
     pub releasing: Option<(Cause, HangupBy)>,
     pub media: LegMedia,
@@ -202,6 +204,7 @@ impl Leg {
             bye: None,
             bye_again: false,
             notifier: Notifier::default(),
+            referred: None,
             releasing: None,
             media: LegMedia::default(),
             start: now,

@@ -163,8 +163,12 @@ impl Call {
             };
             return cx.reply(key, &request, code);
         }
-        let in_order = |dialog: &mut Dialog| dialog.accept(request.cseq().number).is_ok();
-        if !l.dialog.as_mut().is_none_or(in_order) {
+        let number = request.cseq().number;
+        // A new request has a new number (RFC 3261 §12.2.1.1). One that comes again in another transaction, or over TCP when its own
+        // is over, may be answered again as long as that does nothing again; a second transfer is not nothing.
+        let transfers_again = method == Method::Refer && l.referred == Some(number);
+        let in_order = |dialog: &mut Dialog| dialog.accept(number).is_ok();
+        if transfers_again || !l.dialog.as_mut().is_none_or(in_order) {
             // RFC 3261 §12.2.2.
             return cx.reply(key, &request, 500);
         }

@@ -246,6 +246,7 @@ impl Call {
         let Some(l) = self.legs.get_mut(&transferor) else {
             return;
         };
+        l.referred = Some(request.cseq().number);
         let event = (!quiet).then(|| l.notifier.subscribe(request.cseq().number));
         let mut response = cx
             .response(request, 202, None)

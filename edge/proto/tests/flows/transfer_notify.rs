@@ -155,6 +155,37 @@ fn a_second_refer_of_the_same_dialog() {
 }
 
 #[test]
+fn a_refer_that_comes_again_transfers_once() {
+    // Without digest no nonce count tells the copy from a new REFER, and its transaction is not the first one's: its number does.
+    let config = || policy_with(|policy| policy.auth = ReferAuth::Dialog);
+    for extra in [&[][..], &["Refer-Sub: false"]] {
+        flow(config, |w| {
+            let (caller, mut agent) = answered(w);
+            let mut lines = vec![format!("Refer-To: {TARGET}")];
+            lines.extend(extra.iter().map(|line| (*line).to_owned()));
+            let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
+            agent.sends(w, "REFER", &lines, "");
+            agent.gets(w, "202 REFER");
+            if extra.is_empty() {
+                gets_notify(w, &mut agent, "100 Trying");
+            }
+            let (mut human, invite) = invited(w, w.site.human, HUMAN_RTP);
+            human.answers(w, &invite, 486);
+            human.gets(w, "ACK");
+            if extra.is_empty() {
+                gets_failure(w, &mut agent, "486 Busy Here", "busy");
+            }
+            // As after a lost connection (RFC 3263 §4.3): another branch, the same number.
+            agent.cseq -= 1;
+            agent.sends(w, "REFER", &lines, "");
+            agent.gets(w, "500 REFER");
+            w.assert_silent(w.site.human);
+            returned(w, caller, agent);
+        });
+    }
+}
+
+#[test]
 fn the_human_transfers_on() {
     let config = || {
         config_with(|config| {

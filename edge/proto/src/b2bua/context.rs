@@ -411,7 +411,7 @@ impl Context {
     }
 
     /// The connection that the request of a call came over is gone: its final answer takes a new one, to where the Via says
-    /// (RFC 3261 §18.2.2), which a trunk lists since the request came from that address. Tried once.
+    /// (RFC 3261 §18.2.2), unless a reload has taken access from that address since. Tried once.
     pub fn reopen_for(&mut self, key: ServerKey) {
         let Some(facts) = self.servers.get_mut(&key) else {
             return;
@@ -424,6 +424,9 @@ impl Context {
         let Some(trunk) = self.config.trunk_named(&facts.trunk).cloned() else {
             return;
         };
+        if !trunk.allow.iter().any(|net| net.contains(&remote.ip())) {
+            return;
+        }
         let name = match trunk.uris.first() {
             Some(uri) => uri.host.clone(),
             None => remote.ip().to_string(),

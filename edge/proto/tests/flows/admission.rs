@@ -432,6 +432,30 @@ fn a_reload_that_takes_the_caller_off_the_list() {
 }
 
 #[test]
+fn a_reload_that_takes_a_caller_off_the_list_before_its_ack() {
+    flow(config, |w| {
+        let (mut caller, mut agent, invite) = ringing(w);
+        agent.accepts(w, &invite, 200);
+        agent.gets(w, "ACK");
+        caller.gets(w, "200 INVITE");
+        w.reload(trunk_with("carrier", |trunk| {
+            trunk.allow = vec!["192.0.2.11/32".parse().expect("a network")];
+        }));
+        caller.gets(w, "BYE");
+        gets_bye(w, &mut agent);
+        // The 200 that nobody has acknowledged opens no way back to where access was taken from.
+        assert_eq!(w.connections(w.site.carrier), []);
+        w.advance(seconds(40));
+        w.assert_silent(w.site.carrier);
+        assert_eq!(w.connections(w.site.carrier), []);
+        w.assert_cdr(&[
+            "1 in carrier 200 access_removed edge",
+            "2 out ai 200 access_removed edge",
+        ]);
+    });
+}
+
+#[test]
 fn a_reload_that_takes_the_transfer_away() {
     flow(config, |w| {
         let (mut caller, mut agent) = answered(w);

@@ -43,8 +43,8 @@ pub struct Extent {
 impl Extent {
     pub fn full() -> Extent {
         Extent {
-            rounds: 5,
-            searches: 3,
+            rounds: 3,
+            searches: 2,
             rates: vec![100_000.0, 300_000.0],
             flows: vec![1, 100, 1000, 5000],
             search_flows: 1000,

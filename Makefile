@@ -12,7 +12,8 @@ TEST_PACKAGES := baresip-core iproute2 openssl sip-tester stunnel4
 # Of these only the programs are used: installed, Debian would start a server for each.
 UNPACKED_PACKAGES := prometheus
 TOOLS := $(CURDIR)/target/tools
-export PATH := $(PATH):$(TOOLS)/usr/bin
+# Servers that are only run by hand are in a user's path nowhere on Debian.
+export PATH := $(PATH):$(TOOLS)/usr/bin:/usr/sbin:/sbin
 
 # Of the packages, their checks and their smoke test.
 PACKAGING_PACKAGES := binutils dpkg-dev file lintian man-db rpm rpmlint systemd
@@ -27,7 +28,8 @@ PACKAGES := target/packages
 STAGE := $(PACKAGES)/stage
 
 # What the benches compare us with, and what they build their network with.
-BENCH_PACKAGES := iproute2 kamailio rtpengine-daemon sip-tester
+BENCH_PACKAGES := iproute2 sip-tester util-linux
+BENCH_SERVERS := kamailio rtpengine-daemon
 BENCHES = $(or $(CARGO_TARGET_DIR),target)/release
 # QUICK=1 only shows that the benches run.
 QUICK ?=
@@ -47,7 +49,7 @@ help:
 
 check-cargo:
 	@command -v $(CARGO) >/dev/null || { \
-	  echo "cargo is missing. Install Rust by rustup (https://rustup.rs), or from your distribution, then run make again."; \
+	  echo "cargo is missing. Install Rust by rustup (https://rustup.rs), then run make again."; \
 	  exit 1; }
 
 # Installs what of $(1) dpkg does not know. Where there is no dpkg, says what to install instead.
@@ -58,7 +60,26 @@ define install
 	  if [ -n "$$missing" ]; then \
 	    echo "installing:$$missing"; \
 	    $(SUDO) apt-get update -qq && \
-	    DEBIAN_FRONTEND=noninteractive $(SUDO) apt-get install -y -qq --no-install-recommends $$missing >/dev/null; \
+	    $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null; \
+	  fi; \
+	else echo "not a Debian system; needed: $(1)"; fi
+endef
+
+# The same, of servers of which only the programs are used: none is started, now or when the machine starts.
+define install-stopped
+	@policy=/usr/sbin/policy-rc.d; \
+	if command -v dpkg-query >/dev/null; then \
+	  missing=""; made=""; \
+	  for p in $(1); do dpkg-query -W -f='$${Status}' $$p 2>/dev/null | grep -q 'ok installed' || missing="$$missing $$p"; done; \
+	  if [ -n "$$missing" ]; then \
+	    echo "installing:$$missing"; \
+	    [ -e $$policy ] || { made=1; printf '#!/bin/sh\nexit 101\n' | $(SUDO) tee $$policy >/dev/null; $(SUDO) chmod 755 $$policy; }; \
+	    $(SUDO) apt-get update -qq && \
+	    $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null; \
+	    status=$$?; \
+	    [ -z "$$made" ] || $(SUDO) rm -f $$policy; \
+	    for p in $$missing; do $(SUDO) systemctl disable --quiet $$p 2>/dev/null || true; done; \
+	    exit $$status; \
 	  fi; \
 	else echo "not a Debian system; needed: $(1)"; fi
 endef
@@ -102,7 +123,9 @@ unit:
 # Namespaces, packet sockets and real-time priority need root; what is built stays the user's.
 bench: build-packages
 	$(call install,$(BENCH_PACKAGES))
+	$(call install-stopped,$(BENCH_SERVERS))
 	$(CARGO) build --release --quiet --locked --package sip-edge --package edge-bench
+	mkdir -p bench/report
 	$(SUDO) $(BENCHES)/relay compare $(if $(QUICK),--quick) --report bench/report
 	$(SUDO) $(BENCHES)/access $(if $(QUICK),verdicts)
 	$(BENCHES)/signalling $(if $(QUICK),--quick) --report bench/report

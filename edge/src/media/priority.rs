@@ -47,6 +47,12 @@ pub fn prefer() -> Priority {
     permitted.map_or(Priority::Ordinary, Priority::Nice)
 }
 
+/// Leaves the calling thread the priority that it has, with precise timers.
+pub fn ordinary() -> Priority {
+    precise_timers();
+    Priority::Ordinary
+}
+
 /// Lets the calling thread's timed waits end when they should. Always permitted.
 pub fn precise_timers() {
     // SAFETY: this prctl takes a number.

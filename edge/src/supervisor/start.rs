@@ -271,7 +271,12 @@ impl Running {
         let ready = ready.clone();
         self.threads
             .spawn(&format!("media-{id}"), Some(cpu), move || {
-                let priority = media::priority::prefer();
+                // A thread that polls never sleeps: preferred, it would leave the control thread of its core nothing.
+                let priority = if setup.options.busy_poll.is_zero() {
+                    media::priority::prefer()
+                } else {
+                    media::priority::ordinary()
+                };
                 tracing::debug!(core = %id, %priority, "media thread");
                 let worker = media::Worker::new(setup).map_err(|error| error.to_string())?;
                 let _ = ready.send(());

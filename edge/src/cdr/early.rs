@@ -15,66 +15,85 @@ use std::collections::VecDeque;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 /// Octets of a ring: thousands of events, of which the reporter is some dozens behind.
 const ROOM: u64 = 4 << 20;
 
+/// What a control thread and the reporter share of a ring.
+#[derive(Debug)]
+pub(super) struct Ring {
+    /// The last number that the journal holds.
+    pub told: AtomicU64,
+    /// Made by the reporter, which may wait for a disk, and maybe long after the start.
+    file: OnceLock<File>,
+}
+
+impl Ring {
+    /// For notes that are numbered from `told` + 1.
+    pub fn after(told: u64) -> Ring {
+        Ring {
+            told: AtomicU64::new(told),
+            file: OnceLock::new(),
+        }
+    }
+
+    /// Makes the file at `path`, unless it was made before; what was there is gone.
+    pub fn make(&self, path: &Path) -> io::Result<()> {
+        if self.file.get().is_none() {
+            // Only the reporter does this.
+            let _ = self.file.set(make(path)?);
+        }
+        Ok(())
+    }
+}
+
 /// One control thread's. No method fails or blocks on anything but the page cache.
 #[derive(Debug)]
 pub struct EarlyJournal {
-    /// `None`: there is none.
-    file: Option<File>,
+    /// `None`: nothing is ever kept.
+    ring: Option<Arc<Ring>>,
     clock: Clock,
     wall: WallClock,
-    /// Of the next note, from 1.
+    /// Of the last note; those before there was a file are counted, too, as the journal does.
     number: u64,
     /// Where the next turn is written.
     position: u64,
     room: u64,
     /// Number of the last note, and place, of each turn that the journal may not hold yet.
     kept: VecDeque<(u64, u64)>,
-    /// The last number that the journal holds.
-    told: Arc<AtomicU64>,
+    /// The numbers are not those of the journal any more.
+    lost_step: bool,
     buffer: Vec<u8>,
     errors: IntCounter,
     failing: bool,
 }
 
 impl EarlyJournal {
-    /// Makes the file; where that fails, calls go on without.
-    pub(super) fn new(
-        path: Option<PathBuf>,
-        clock: Clock,
-        told: Arc<AtomicU64>,
-        errors: IntCounter,
-    ) -> Self {
-        let mut journal = EarlyJournal {
-            file: None,
+    /// Calls go on without while `ring` has no file.
+    pub(super) fn new(ring: Option<Arc<Ring>>, clock: Clock, errors: IntCounter) -> Self {
+        let told = ring.as_ref().map(|ring| ring.told.load(Ordering::Acquire));
+        EarlyJournal {
+            ring,
             clock,
             wall: WallClock::new(clock.now(), Timestamp::now()),
-            number: 0,
+            number: told.unwrap_or(0),
             position: 0,
             room: ROOM,
             kept: VecDeque::new(),
-            told,
+            lost_step: false,
             buffer: Vec::new(),
             errors,
             failing: false,
-        };
-        match path.map(|path| make(&path)).transpose() {
-            Ok(file) => journal.file = file,
-            Err(error) => journal.note_failure(&error.to_string()),
         }
-        journal
     }
 
     /// One that keeps nothing.
     pub fn absent(clock: Clock) -> Self {
         let errors = IntCounter::new("errors", "nobody's").unwrap_or_else(|_| unreachable!());
-        EarlyJournal::new(None, clock, Arc::default(), errors)
+        EarlyJournal::new(None, clock, errors)
     }
 
     /// Whether there is something to note about an event.
@@ -84,14 +103,16 @@ impl EarlyJournal {
 
     /// Takes note of an event that is about to be told to the reporter.
     pub fn note(&mut self, event: &Event) {
-        if self.file.is_none() {
+        let Some(ring) = self.ring.as_ref().filter(|_| !self.lost_step) else {
             return;
-        }
+        };
         let Some(note) = Note::of(event, &self.wall) else {
             return;
         };
         self.number += 1;
-        add(&mut self.buffer, self.number, &note);
+        if ring.file.get().is_some() {
+            add(&mut self.buffer, self.number, &note);
+        }
     }
 
     /// Writes what was noted. Call it before anything leaves.
@@ -102,7 +123,8 @@ impl EarlyJournal {
         self.wall.resync(self.clock.now(), Timestamp::now());
         let place = self.place(self.buffer.len() as u64);
         let lines = std::mem::take(&mut self.buffer);
-        match (place, &self.file) {
+        let file = self.ring.as_ref().and_then(|ring| ring.file.get());
+        match (place, file) {
             (Some(place), Some(file)) => match file.write_all_at(&lines, place) {
                 Ok(()) => {
                     self.kept.push_back((self.number, place));
@@ -119,14 +141,17 @@ impl EarlyJournal {
 
     /// An event that was noted is lost to the reporter: the numbers are of no use any more.
     pub fn lose_step(&mut self) {
-        if self.file.take().is_some() {
+        if self.ring.is_some() && !std::mem::replace(&mut self.lost_step, true) {
             self.note_failure("an event was lost; none until the next start");
         }
     }
 
     /// Where so many octets fit without touching what the journal does not hold. `None`: nowhere.
     fn place(&mut self, length: u64) -> Option<u64> {
-        let told = self.told.load(Ordering::Acquire);
+        let told = self
+            .ring
+            .as_ref()
+            .map_or(0, |ring| ring.told.load(Ordering::Acquire));
         while self.kept.front().is_some_and(|&(last, _)| last <= told) {
             self.kept.pop_front();
         }

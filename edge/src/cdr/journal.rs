@@ -13,7 +13,7 @@
 mod calls;
 mod recover;
 
-use super::early::EarlyJournal;
+use super::early::{EarlyJournal, Ring};
 use super::leg::{LegId, OpenLeg};
 use super::note::Note;
 use super::writer::Position;
@@ -22,12 +22,13 @@ use calls::OpenCalls;
 use edge_proto::id::CoreId;
 use prometheus::IntCounter;
 use serde::{Deserialize, Serialize};
+use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::SystemTime;
 
 pub(super) use recover::Crashed;
@@ -50,9 +51,10 @@ enum Line<T> {
     /// One leg, or two where half of the news would not make sense.
     Open(Vec<T>),
     Over(LegId),
-    /// What is known of a transfer that has no leg yet.
+    /// What is known of a transfer that has no leg yet, or the line of a leg that an earlier process ended.
     Note(Note),
-    /// The news of a core's [`EarlyJournal`] that what is written so far holds.
+    /// The news of a core's [`EarlyJournal`] that what is written so far holds. They are numbered on from process to process
+    /// in the same place: it stays true of whichever of their rings is there.
     Noted {
         core: u8,
         count: u64,
@@ -60,12 +62,22 @@ enum Line<T> {
 }
 
 /// News of one core.
-#[derive(Default, Debug)]
+#[derive(Debug)]
 struct Noted {
     /// Taken note of so far.
     count: u64,
-    /// Those that the file holds; lets the core's early journal forget them.
-    told: Arc<AtomicU64>,
+    /// Is told how many of those the file holds.
+    ring: Arc<Ring>,
+}
+
+impl Noted {
+    /// For news numbered from `count` + 1.
+    fn after(count: u64) -> Noted {
+        Noted {
+            count,
+            ring: Arc::new(Ring::after(count)),
+        }
+    }
 }
 
 /// The journal of this process.
@@ -79,8 +91,12 @@ pub(super) struct Journal {
     /// The CDR file when the journal was last written anew.
     began: Option<Position>,
     calls: OpenCalls,
-    /// By core.
+    /// Lines of legs that ended in an earlier process, until they are in the CDR file.
+    ended: HashMap<LegId, String>,
+    /// By core; those that an earlier process had, too.
     noted: Vec<Noted>,
+    /// Cores of this process, once it has any.
+    cores: u8,
     buffer: Vec<u8>,
     /// Bytes in the file.
     written: u64,
@@ -88,24 +104,29 @@ pub(super) struct Journal {
     fresh: u64,
     unsynced: bool,
     failing: bool,
+    /// The same of the rings of the cores.
+    early_failing: bool,
     errors: IntCounter,
 }
 
 impl Journal {
-    /// A journal at `path`, beside the CDR file `cdr`; [`Journal::renew`] makes the file.
-    pub fn new(cdr: &Path, path: Option<PathBuf>, errors: IntCounter) -> Self {
+    /// A journal in the place that `crashed` found beside the CDR file `cdr`; [`Journal::renew`] makes the file.
+    pub fn new(cdr: &Path, crashed: &Crashed, errors: IntCounter) -> Self {
         Journal {
             cdr: cdr.to_owned(),
-            path,
+            path: crashed.place.clone(),
             file: None,
             began: None,
             calls: OpenCalls::default(),
-            noted: Vec::new(),
+            ended: HashMap::new(),
+            noted: crashed.noted.iter().copied().map(Noted::after).collect(),
+            cores: 0,
             buffer: Vec::new(),
             written: 0,
             fresh: 0,
             unsynced: false,
             failing: false,
+            early_failing: false,
             errors,
         }
     }
@@ -137,30 +158,62 @@ impl Journal {
         self.calls.start(leg, &mut self.buffer);
     }
 
+    /// Keeps the line of a leg that ended in an earlier process until the leg is [over](Journal::over); the next
+    /// [`Journal::renew`] tells it.
+    pub fn ended(&mut self, leg: LegId, line: String) {
+        self.ended.insert(leg, line);
+    }
+
     /// The leg's line is in the CDR file.
     pub fn over(&mut self, leg: &LegId) {
+        if self.ended.remove(leg).is_some() {
+            add(&mut self.buffer, &Line::Over::<OpenLeg>(leg.clone()));
+        }
         self.calls.over(leg, &mut self.buffer);
     }
 
-    /// The early journals of the cores, beside this one; none where this one has no place or is not in order, nor without
-    /// `room` for them.
-    pub fn early(&mut self, cores: u8, clock: &Clock, room: bool) -> Vec<EarlyJournal> {
-        let place = self.path.as_ref().filter(|_| room && self.is_complete());
-        let (journals, noted) = (0..cores)
-            .map(|core| {
-                let told = Arc::new(AtomicU64::new(0));
-                let path = place.map(|place| early_path(place, core));
-                let journal = EarlyJournal::new(path, *clock, told.clone(), self.errors.clone());
-                (journal, Noted { count: 0, told })
-            })
-            .unzip();
-        self.noted = noted;
-        journals
+    /// The early journals of the cores, whose files [`Journal::make_early`] makes.
+    pub fn early(&mut self, cores: u8, clock: &Clock) -> Vec<EarlyJournal> {
+        self.cores = cores;
+        let known = self.noted.len().max(usize::from(cores));
+        self.noted.resize_with(known, || Noted::after(0));
+        let own = self.noted.iter().take(usize::from(cores));
+        own.map(|noted| {
+            // Without a place there will never be a file.
+            let ring = self.path.as_ref().map(|_| noted.ring.clone());
+            EarlyJournal::new(ring, *clock, self.errors.clone())
+        })
+        .collect()
+    }
+
+    /// Makes the files of the early journals that have none yet, beside this one, if this one is in order. Call it when
+    /// nothing of an earlier process is needed in their place any more, and again as long as the process lives.
+    pub fn make_early(&mut self) {
+        let Some(place) = self.path.as_ref().filter(|_| self.is_complete()) else {
+            return;
+        };
+        let mut failed = None;
+        for (core, noted) in (0..self.cores).zip(&self.noted) {
+            failed = noted.ring.make(&early_path(place, core)).err().or(failed);
+        }
+        let Some(error) = failed else {
+            if std::mem::take(&mut self.early_failing) {
+                tracing::warn!(cdr = %self.cdr.display(), "the early journals of all cores are in order");
+            }
+            return;
+        };
+        self.errors.inc();
+        if !std::mem::replace(&mut self.early_failing, true) {
+            tracing::error!(
+                cdr = %self.cdr.display(), %error,
+                "the early journal of a core cannot be made: retried, calls go on; a crash may lose its latest CDRs"
+            );
+        }
     }
 
     fn add_noted(&self, lines: &mut Vec<u8>) {
         for (core, noted) in (0..).zip(&self.noted) {
-            if noted.count > noted.told.load(Ordering::Relaxed) {
+            if noted.count > noted.ring.told.load(Ordering::Relaxed) {
                 let count = noted.count;
                 add(lines, &Line::Noted::<OpenLeg> { core, count });
             }
@@ -170,7 +223,7 @@ impl Journal {
     /// What was counted is in the file: the early journals may forget it.
     fn release(&self) {
         for noted in &self.noted {
-            noted.told.store(noted.count, Ordering::Release);
+            noted.ring.told.store(noted.count, Ordering::Release);
         }
     }
 
@@ -248,6 +301,10 @@ impl Journal {
         let mut lines = Vec::new();
         add(&mut lines, &Line::Cdr::<OpenLeg>(cdr));
         self.calls.tell(&mut lines);
+        for (leg, line) in &self.ended {
+            let (leg, line) = (leg.clone(), line.clone());
+            add(&mut lines, &Line::Note::<OpenLeg>(Note::End { leg, line }));
+        }
         for (core, noted) in (0..).zip(&self.noted) {
             let count = noted.count;
             add(&mut lines, &Line::Noted::<OpenLeg> { core, count });
@@ -280,7 +337,8 @@ impl Drop for Journal {
     fn drop(&mut self) {
         self.flush();
         // Nothing to close: nothing for the next start to read.
-        if let (true, Some(path), Some(_)) = (self.calls.is_empty(), &self.path, &self.file) {
+        let is_empty = self.calls.is_empty() && self.ended.is_empty();
+        if let (true, Some(path), Some(_)) = (is_empty, &self.path, &self.file) {
             remove_early(path);
             let _ = std::fs::remove_file(path);
         }

@@ -9,6 +9,7 @@ use crate::clock::Clock;
 use crate::reporter::WallClock;
 use edge_proto::event::{Cause, Direction, Event};
 use edge_proto::id::CoreId;
+use prometheus::IntCounter;
 use std::path::Path;
 
 /// A leg that an earlier process left open, and whose record this one wrote.
@@ -24,7 +25,7 @@ pub struct Closed {
 pub struct Records {
     journal: Journal,
     writer: CdrWriter,
-    /// Until their legs are in the own journal.
+    /// Until all that they leave is in the own journal.
     crashed: Option<Crashed>,
     closed: Vec<Closed>,
 }
@@ -36,19 +37,23 @@ impl Records {
         let errors = counters.write_errors.clone();
         // First: what is repaired now is no line of a leg.
         let writer = CdrWriter::open(path, counters)?;
-        let crashed = if writer.position().is_some() {
-            Crashed::find(path)
-        } else {
+        Ok(Records::with(path, writer, errors))
+    }
+
+    fn with(path: &Path, writer: CdrWriter, errors: IntCounter) -> Records {
+        let crashed = if writer.is_special() {
             Crashed::default()
+        } else {
+            Crashed::find(path)
         };
         let mut records = Records {
-            journal: Journal::new(path, crashed.place.clone(), errors),
+            journal: Journal::new(path, &crashed, errors),
             writer,
             crashed: None,
             closed: Vec::new(),
         };
         records.close(crashed);
-        Ok(records)
+        records
     }
 
     fn close(&mut self, crashed: Crashed) {
@@ -71,6 +76,7 @@ impl Records {
         }
         // Those that ended like any other, and whose line the reporter had not written yet.
         for (leg, line) in &crashed.ended {
+            self.journal.ended(leg.clone(), line.clone());
             self.writer
                 .append(leg.clone(), format!("{line}\n").into_bytes());
         }
@@ -109,8 +115,9 @@ impl Records {
 
     /// For the control threads of so many cores. Call it once, before the first event.
     pub fn early_journals(&mut self, cores: u8, clock: &Clock) -> Vec<EarlyJournal> {
-        // Those of the process before are still needed while there is no other place for what they tell.
-        self.journal.early(cores, clock, self.crashed.is_none())
+        let journals = self.journal.early(cores, clock);
+        self.make_early();
+        journals
     }
 
     /// Call when no event waits: what was noted is written.
@@ -124,6 +131,7 @@ impl Records {
         self.settle();
         self.journal.tick(self.writer.position());
         self.forget_crashed();
+        self.make_early();
     }
 
     fn settle(&mut self) {
@@ -133,13 +141,18 @@ impl Records {
     }
 
     fn forget_crashed(&mut self) {
-        // Lines of legs that had ended are nowhere else until they are in the CDR file.
-        let ended = self.crashed.as_ref().is_some_and(|c| !c.ended.is_empty());
+        // From then on it holds all that they do, whatever becomes of this process.
         if self.journal.is_complete()
-            && (!ended || self.writer.backlog() == 0)
             && let Some(crashed) = self.crashed.take()
         {
             crashed.remove();
+        }
+    }
+
+    fn make_early(&mut self) {
+        // Those of the processes before are still needed while there is no other place for what they tell.
+        if self.crashed.is_none() {
+            self.journal.make_early();
         }
     }
 }

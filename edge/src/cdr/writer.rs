@@ -86,6 +86,12 @@ impl CdrWriter {
         Ok(writer)
     }
 
+    /// Has a file that can be looked at but not written, until the next one is opened.
+    #[cfg(test)]
+    pub(super) fn refuse(&mut self) {
+        self.file = Some(File::open(&self.path).expect("it exists"));
+    }
+
     #[cfg(test)]
     fn with_backlog_limit(mut self, bytes: usize) -> Self {
         self.backlog_limit = bytes;
@@ -122,17 +128,23 @@ impl CdrWriter {
         std::mem::take(&mut self.settled)
     }
 
-    /// Which file is open, and how long it is. `None`: none, or not a regular file.
+    /// Which file is open, and how long it is, without a record that is not whole yet. `None`: none, or not a regular file.
     pub(super) fn position(&self) -> Option<Position> {
         let there = self.file.as_ref()?.metadata().ok()?;
         there.is_file().then(|| Position {
             device: there.dev(),
             inode: there.ino(),
-            length: there.len(),
+            length: there.len().saturating_sub(self.first_written as u64),
         })
     }
 
+    /// Whether what is open is no regular file: nothing that could be looked at after a crash.
+    pub(super) fn is_special(&self) -> bool {
+        self.file.is_some() && self.position().is_none()
+    }
+
     /// Records in memory that wait for the file.
+    #[cfg(test)]
     pub fn backlog(&self) -> usize {
         self.backlog.len()
     }

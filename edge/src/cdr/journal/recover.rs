@@ -26,6 +26,8 @@ pub struct Crashed {
     pub ended: Vec<(LegId, String)>,
     /// Where this process can keep its own journal: the first of those read, or a place that nobody used.
     pub place: Option<PathBuf>,
+    /// By core, the last of the news in the rings there: `legs` and `ended` hold them.
+    pub noted: Vec<u64>,
     /// Removed once the legs are safe elsewhere; until then their locks are held.
     files: Vec<(PathBuf, File)>,
 }
@@ -38,19 +40,26 @@ impl Crashed {
         for slot in 0..SLOTS {
             let path = slot_path(cdr, slot);
             let found = locked(&path).and_then(|file| match file {
-                Some(file) => left.add(&path, &file, cdr).map(|()| Some(file)),
+                Some(file) => left.add(&path, &file, cdr).map(|noted| Some((file, noted))),
                 None => Ok(None),
             });
             match found {
-                Ok(Some(file)) => {
-                    crashed.place.get_or_insert(path.clone());
+                Ok(Some((file, noted))) => {
+                    if crashed.place.is_none() {
+                        crashed.place = Some(path.clone());
+                        crashed.noted = noted;
+                    }
                     crashed.files.push((path, file));
                 }
                 Ok(None) => {
                     tracing::info!(journal = %path.display(), "another process keeps this journal of open calls");
                 }
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                    crashed.place.get_or_insert(path);
+                    if crashed.place.is_none() {
+                        // Of a process that was killed while it removed them.
+                        remove_early(&path);
+                        crashed.place = Some(path);
+                    }
                 }
                 Err(error) => {
                     tracing::error!(journal = %path.display(), %error, "a journal of open calls cannot be read");
@@ -82,28 +91,41 @@ struct Left {
 }
 
 impl Left {
-    /// Adds what the journal at `path` leaves, unless the CDR file tells it.
-    fn add(&mut self, path: &Path, journal: &File, cdr: &Path) -> io::Result<()> {
+    /// Adds what the journal at `path` leaves, unless the CDR file tells it. Gives the last of the news by core.
+    fn add(&mut self, path: &Path, journal: &File, cdr: &Path) -> io::Result<Vec<u64>> {
         let modified = journal.metadata()?.modified()?;
         let alive = Timestamp::try_from(modified).unwrap_or(Timestamp::UNIX_EPOCH);
         let mut state = State::read(journal)?;
-        let mut ended = state.replay(path)?;
-        let open = state.open.into_legs();
+        state.replay(path)?;
+        let State {
+            began,
+            open,
+            mut ended,
+            noted,
+        } = state;
+        let open = open.into_legs();
         let mut open: HashMap<LegId, OpenLeg> = open.map(|leg| (leg.id.clone(), leg)).collect();
         if open.is_empty() && ended.is_empty() {
-            return Ok(());
+            return Ok(noted);
         }
         let untold = open.keys().chain(ended.keys()).cloned().collect();
-        for id in told(cdr, state.began, &untold)? {
+        for id in told(cdr, began, &untold)? {
             open.remove(&id);
             ended.remove(&id);
         }
+        // What an earlier place says holds: that is where the others were being moved to, and the rings of these may be gone.
+        open.retain(|id, _| !self.holds(id));
+        ended.retain(|id, _| !self.holds(id));
         for (id, leg) in open {
             let end = leg.end.unwrap_or(alive);
             self.open.insert(id, (leg, end));
         }
         self.ended.extend(ended);
-        Ok(())
+        Ok(noted)
+    }
+
+    fn holds(&self, leg: &LegId) -> bool {
+        self.open.contains_key(leg) || self.ended.contains_key(leg)
     }
 }
 
@@ -112,28 +134,28 @@ impl Left {
 struct State {
     began: Option<Position>,
     open: OpenCalls,
+    /// Those that ended without a line in the CDR file, as far as is known, with it.
+    ended: HashMap<LegId, String>,
     /// How many of a core's news that holds.
-    noted: HashMap<u8, u64>,
+    noted: Vec<u64>,
 }
 
 impl State {
     fn read(journal: &File) -> io::Result<State> {
         let mut state = State::default();
-        // What would be told to a file of one's own.
-        let mut unused = Vec::new();
         lines(journal, |line| {
-            unused.clear();
             match serde_json::from_slice(line) {
                 Ok(Line::Cdr(position)) => state.began = Some(position),
                 Ok(Line::Open(legs)) => {
                     let legs: Vec<OpenLeg> = legs;
                     legs.into_iter().for_each(|leg| state.open.replace(leg));
                 }
-                Ok(Line::Over(leg)) => state.open.over(&leg, &mut unused),
-                Ok(Line::Note(note)) => state.open.apply(note, &mut unused),
-                Ok(Line::Noted { core, count }) => {
-                    state.noted.insert(core, count);
+                Ok(Line::Over(leg)) => {
+                    state.ended.remove(&leg);
+                    state.open.over(&leg, &mut Vec::new());
                 }
+                Ok(Line::Note(note)) => state.apply(note),
+                Ok(Line::Noted { core, count }) => state.note(core, count),
                 // The last line, torn.
                 Err(_) => {}
             }
@@ -141,26 +163,47 @@ impl State {
         Ok(state)
     }
 
-    /// Adds what the early journals beside the journal at `path` tell on top of it; gives the legs that ended, with their lines.
-    fn replay(&mut self, path: &Path) -> io::Result<HashMap<LegId, String>> {
-        let mut ended = HashMap::new();
-        let mut unused = Vec::new();
+    fn apply(&mut self, note: Note) {
+        if let Note::End { leg, line } = &note {
+            self.ended.insert(leg.clone(), line.clone());
+        }
+        // What would be told to a file of one's own is of no use.
+        self.open.apply(note, &mut Vec::new());
+    }
+
+    fn known(&self, core: u8) -> u64 {
+        self.noted.get(usize::from(core)).copied().unwrap_or(0)
+    }
+
+    /// The first `count` of the core's news are applied.
+    fn note(&mut self, core: u8, count: u64) {
+        let core = usize::from(core);
+        if core >= usize::from(CoreId::MAX_CORES) {
+            return;
+        }
+        if self.noted.len() <= core {
+            self.noted.resize(core + 1, 0);
+        }
+        if let Some(noted) = self.noted.get_mut(core) {
+            *noted = count.max(*noted);
+        }
+    }
+
+    /// Adds what the early journals beside the journal at `path` tell on top of it.
+    fn replay(&mut self, path: &Path) -> io::Result<()> {
         for core in 0..CoreId::MAX_CORES {
             let news = match early::read(&early_path(path, core)) {
                 Ok(news) => news,
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
                 Err(error) => return Err(error),
             };
-            let known = self.noted.get(&core).copied().unwrap_or(0);
-            for (_, note) in news.into_iter().filter(|(number, _)| *number > known) {
-                unused.clear();
-                if let Note::End { leg, line } = &note {
-                    ended.insert(leg.clone(), line.clone());
-                }
-                self.open.apply(note, &mut unused);
+            let known = self.known(core);
+            for (number, note) in news.into_iter().filter(|(number, _)| *number > known) {
+                self.apply(note);
+                self.note(core, number);
             }
         }
-        Ok(ended)
+        Ok(())
     }
 }
 

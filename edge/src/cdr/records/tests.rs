@@ -55,6 +55,30 @@ impl Site {
         site
     }
 
+    /// Another one with all of these files, as a kill at this moment would leave them.
+    fn copy(&self) -> Site {
+        let site = Site::new();
+        self.copy_to(&site, |_| true);
+        site
+    }
+
+    fn copy_to(&self, other: &Site, which: impl Fn(&str) -> bool) {
+        for file in fs::read_dir(self.0.path()).expect("readable").flatten() {
+            let name = file.file_name();
+            if which(name.to_str().expect("text")) {
+                fs::copy(file.path(), other.0.path().join(name)).expect("copies");
+            }
+        }
+    }
+
+    /// A start while the CDR file can be looked at and takes nothing.
+    fn open_full(&self) -> Records {
+        let counters = counters();
+        let mut writer = CdrWriter::open(&self.cdr(), counters.clone()).expect("opens");
+        writer.refuse();
+        Records::with(&self.cdr(), writer, counters.write_errors)
+    }
+
     fn lines(&self) -> Vec<Value> {
         let text = fs::read_to_string(self.cdr()).expect("readable");
         let lines = text.lines();
@@ -138,41 +162,193 @@ fn after_a_crash_at_any_event_each_leg_has_one_line() {
 #[test]
 fn a_crash_loses_nothing_that_was_on_its_way_to_the_reporter() {
     let events = call_with_transfer();
-    let clock = crate::clock::Clock::start();
-    let wall = WallClock::new(clock.now(), jiff::Timestamp::now());
     for told_by_core in 0..=events.len() {
         for reported in 0..=told_by_core {
-            let site = Site::new();
-            let mut records = site.open();
-            let mut early = records.early_journals(1, &clock).remove(0);
             let seen = &events[..told_by_core];
-            for (n, event) in seen.iter().enumerate() {
-                early.note(event);
-                early.flush();
-                if n < reported {
-                    // Not flushed: that happens when the reporter has time.
-                    records.note(CoreId(0), event, &wall);
-                }
-            }
-            let after = Site::new();
-            for file in fs::read_dir(site.0.path()).expect("readable").flatten() {
-                let to = after.0.path().join(file.file_name());
-                fs::copy(file.path(), to).expect("copies");
-            }
+            let after = killed(seen, reported);
             drop(after.open());
-            let at = format!("{reported} of {told_by_core} events");
-            assert_eq!(self::told(&after), started(seen), "{at}");
-            let (problems, causes) = verdict(&after);
-            assert_eq!(problems, [""; 0], "{at}");
-            let ended = seen
-                .iter()
-                .filter(|e| matches!(e.kind, EventKind::LegEnded(_)));
-            let own = causes.iter().filter(|c| *c != "edge_restart").count();
-            assert_eq!(own, ended.count(), "{at}: {causes:?}");
-            let left = fs::read_dir(after.0.path()).expect("readable").count();
-            assert_eq!(left, 1, "{at}: only the CDR file is left");
+            check(
+                &after,
+                seen,
+                0,
+                &format!("{reported} of {told_by_core} events"),
+            );
         }
     }
+}
+
+/// What a process leaves that told `seen` on its way to the reporter, which has seen so many of it.
+fn killed(seen: &[Event], reported: usize) -> Site {
+    let site = Site::new();
+    let mut records = site.open();
+    tell(&mut records, seen, reported);
+    site.copy()
+}
+
+fn tell(records: &mut Records, seen: &[Event], reported: usize) {
+    let clock = crate::clock::Clock::start();
+    let wall = WallClock::new(clock.now(), jiff::Timestamp::now());
+    let mut early = records.early_journals(1, &clock).remove(0);
+    for (n, event) in seen.iter().enumerate() {
+        early.note(event);
+        early.flush();
+        if n < reported {
+            // Not flushed: that happens when the reporter has time.
+            records.note(CoreId(0), event, &wall);
+        }
+    }
+}
+
+/// After a clean end: each leg of `seen` and of so many others has one line, its own if it had ended, and that is all.
+fn check(site: &Site, seen: &[Event], others: usize, at: &str) {
+    let lines = site.lines();
+    let (own, other): (Vec<&Value>, Vec<&Value>) = lines.iter().partition(|l| l["call"] == CALL);
+    let legs: BTreeSet<u64> = own.iter().filter_map(|l| l["leg"].as_u64()).collect();
+    assert_eq!(
+        legs.len(),
+        own.len(),
+        "{at}: no leg is told twice: {own:#?}"
+    );
+    assert_eq!(legs, started(seen), "{at}");
+    assert_eq!(other.len(), others, "{at}: {other:#?}");
+    assert_eq!(verdict(site).0, [""; 0], "{at}");
+    let ended = seen
+        .iter()
+        .filter(|e| matches!(e.kind, EventKind::LegEnded(_)));
+    let kept = own.iter().filter(|l| l["cause"] != "edge_restart").count();
+    assert_eq!(kept, ended.count(), "{at}: {own:#?}");
+    let left = fs::read_dir(site.0.path()).expect("readable").count();
+    assert_eq!(left, 1, "{at}: only the CDR file is left");
+}
+
+/// Kills to test a second one after: each number of events, none, half or all of it reported.
+fn kills(events: &[Event]) -> impl Iterator<Item = (&[Event], Site, String)> {
+    (1..=events.len()).flat_map(move |told| {
+        [0, told / 2, told].map(|reported| {
+            let seen = &events[..told];
+            let at = format!("{reported} of {told} events");
+            (seen, killed(seen, reported), at)
+        })
+    })
+}
+
+#[test]
+fn a_second_kill_before_the_old_rings_are_removed_repeats_nothing() {
+    let events = call_with_transfer();
+    for (seen, killed, at) in kills(&events) {
+        let records = killed.copy();
+        let open = records.open();
+        let second = records.copy();
+        drop(open);
+        killed.copy_to(&second, |name| name.contains(".core"));
+        assert_eq!(fs::read_dir(second.0.path()).expect("readable").count(), 3);
+        drop(second.open());
+        check(&second, seen, 0, &at);
+    }
+}
+
+/// The lines wait for the CDR file, while the journal can be written: neither a kill nor a stop in that state loses or repeats
+/// one, nor a call of the process that is killed.
+#[test]
+fn an_outage_of_the_cdr_file_after_a_kill_loses_and_repeats_nothing() {
+    let events = call_with_transfer();
+    let mut other = call_with_transfer().remove(0);
+    other.call = Some(Arc::from("ffeeddccbbaa99887766554433221100"));
+    for (seen, killed, at) in kills(&events) {
+        let site = killed.copy();
+        let mut records = site.open_full();
+        tell(&mut records, std::slice::from_ref(&other), 0);
+        records.tick();
+        let second = site.copy();
+        drop(second.open());
+        check(&second, seen, 1, &format!("{at}, then a kill"));
+        let stopped = killed.copy();
+        drop(stopped.open_full());
+        drop(stopped.open());
+        check(&stopped, seen, 0, &format!("{at}, then a stop"));
+    }
+}
+
+/// Two processes were killed, as during an upgrade: what the second left is told, whichever of its files are still there.
+#[test]
+fn a_second_kill_while_another_place_is_cleared_repeats_nothing() {
+    let events = call_with_transfer();
+    for reported in 0..=events.len() {
+        let site = Site::new();
+        let first = site.open();
+        let mut records = site.open();
+        tell(&mut records, &events, reported);
+        let killed = site.copy();
+        drop((first, records));
+        for rings in [false, true] {
+            let site = killed.copy();
+            let open = site.open_full();
+            let second = site.copy();
+            drop(open);
+            killed.copy_to(&second, |name| {
+                name == "cdr.jsonl.open.2" || rings && name == "cdr.jsonl.open.2.core0"
+            });
+            drop(second.open());
+            check(
+                &second,
+                &events,
+                0,
+                &format!("{reported} events, rings: {rings}"),
+            );
+        }
+    }
+}
+
+#[test]
+fn early_journals_that_could_not_be_made_at_the_start_are_made_when_they_can() {
+    let events = call_with_transfer();
+    let clock = crate::clock::Clock::start();
+    let wall = WallClock::new(clock.now(), jiff::Timestamp::now());
+    for in_the_way in ["cdr.jsonl.open.new", "cdr.jsonl.open.core0"] {
+        let site = Site::new();
+        let in_the_way = site.0.path().join(in_the_way);
+        fs::create_dir(&in_the_way).expect("creates");
+        let counters = counters();
+        let mut records = Records::open(&site.cdr(), counters.clone()).expect("opens");
+        let mut early = records.early_journals(1, &clock).remove(0);
+        let at = in_the_way.display().to_string();
+        assert!(counters.write_errors.get() > 0, "{at}");
+        for event in &events[..6] {
+            early.note(event);
+            early.flush();
+            records.note(CoreId(0), event, &wall);
+        }
+        let before = counters.write_errors.get();
+        records.tick();
+        assert!(counters.write_errors.get() > before, "{at}: tried again");
+        fs::remove_dir(&in_the_way).expect("removes");
+        records.tick();
+        for event in &events[6..] {
+            early.note(event);
+            early.flush();
+        }
+        let after = site.copy();
+        drop(after.open());
+        check(&after, &events, 0, &at);
+    }
+}
+
+#[test]
+fn a_cdr_file_that_cannot_be_opened_at_the_start_has_its_journals_later() {
+    let site = Site::new();
+    std::os::unix::fs::symlink(site.cdr(), site.cdr()).expect("links");
+    let mut records = site.open();
+    let events = call_with_transfer();
+    tell(&mut records, &[], 0);
+    note(&mut records, &events[0], &clock());
+    assert!(!site.journal().exists());
+    fs::remove_file(site.cdr()).expect("removes");
+    records.tick();
+    let ring = site.0.path().join("cdr.jsonl.open.core0");
+    assert!(ring.exists());
+    let after = site.copy();
+    drop(after.open());
+    check(&after, &events[..1], 0, "the next start");
 }
 
 #[test]

@@ -184,6 +184,15 @@ fn a_record_that_the_full_disk_cut_is_completed_later() {
     let partial = fs::read(&path).expect("readable");
     assert!(!partial.ends_with(b"\n"), "the test wants a torn record");
     assert!(expected.starts_with(&partial));
+    let whole = partial
+        .iter()
+        .rposition(|b| *b == b'\n')
+        .map_or(0, |n| n + 1);
+    let position = writer.position().expect("a file");
+    assert_eq!(
+        position.length, whole as u64,
+        "the cut record is not before it"
+    );
     fs::remove_file(&filler).expect("removes");
     SmallDisk::grow(&mount);
     writer.tick();

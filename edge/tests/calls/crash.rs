@@ -3,6 +3,8 @@
 use crate::harness::{Edge, EdgeConfig, Net, have_sipp, wait};
 use crate::load::{Party, host};
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::Path;
 use std::process::Command;
 use tempfile::TempDir;
 
@@ -16,6 +18,13 @@ fn moment(seed: u64) -> u64 {
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     30_000 + (z ^ (z >> 31)) % 300_000
+}
+
+/// Whether a killed edge's early journal of that core tells of a call.
+fn has_news(dir: &Path, core: u8) -> bool {
+    let ring = fs::read(dir.join(format!("cdr.jsonl.open.core{core}"))).expect("readable");
+    let start = b"{\"start\":";
+    ring.windows(start.len()).any(|found| found == start)
 }
 
 #[test]
@@ -33,8 +42,11 @@ fn killed_under_load_it_closes_each_call_once_at_the_next_start() {
             "max_transfers = 1\nauth = \"dialog\"\nvia = \"agents\"\ntargets = [\"+1234567890\"]"
                 .into(),
         agents: String::new(),
+        // Each has its own early journal; calls of one connection are spread over both.
+        edge: "cores = [0, 1]\ndomains = [\"edge.example.net\"]".into(),
         ..EdgeConfig::default()
     };
+    let mut told_by = BTreeSet::new();
     let mut answered: Vec<BTreeSet<String>> = Vec::new();
     for seed in first..first + rounds {
         let edge = Edge::start(&net, dir.path(), &config);
@@ -62,8 +74,10 @@ fn killed_under_load_it_closes_each_call_once_at_the_next_start() {
         });
         // SIGKILL.
         drop(edge);
+        told_by.extend((0..2).filter(|core| has_news(dir.path(), *core)));
         answered.push(caller.answered());
     }
+    assert_eq!(told_by.len(), 2, "both cores had calls: {told_by:?}");
     let edge = Edge::start(&net, dir.path(), &config);
     let verdict = Command::new(env!("CARGO_BIN_EXE_sip-edge"))
         .args(["cdr", "verify"])

@@ -1,5 +1,10 @@
 //! Where log lines go: stderr, in the form that whoever reads stderr likes best.
 
+mod outlet;
+
+pub use outlet::LogGuard;
+
+use outlet::Outlet;
 use std::fmt;
 use std::io::{self, IsTerminal};
 use std::os::unix::fs::MetadataExt;
@@ -9,30 +14,45 @@ use tracing_subscriber::fmt::format::{Format, Full, Writer};
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
 
-/// Logs text from here on: with priorities for the journal, with colours for a terminal. Fails when something logs already.
-pub fn text(filter: EnvFilter) -> Result<(), String> {
+/// Logs text from here on, for as long as the guard lives: with priorities for the journal, with colours for a terminal. Fails when
+/// something logs already.
+pub fn text(filter: EnvFilter) -> Result<LogGuard, String> {
+    let journal = stderr_is_journal();
+    let notice = if journal {
+        |lost| format!("<4>{lost} log lines were lost: standard error was not read\n")
+    } else {
+        |lost| format!("WARN {lost} log lines were lost: standard error was not read\n")
+    };
+    let (outlet, guard) = Outlet::new(io::stderr(), notice);
     let log = tracing_subscriber::fmt()
         // A line that cannot be written is told on stderr otherwise, and the macro that does it panics when that is gone too.
         .log_internal_errors(false)
         .with_env_filter(filter)
-        .with_writer(io::stderr);
-    let started = if stderr_is_journal() {
+        .with_writer(outlet);
+    let started = if journal {
         log.event_format(Journal::default()).try_init()
     } else {
         log.with_ansi(io::stderr().is_terminal()).try_init()
     };
-    started.map_err(|error| error.to_string())
+    started.map_err(|error| error.to_string())?;
+    Ok(guard)
 }
 
-/// Logs JSON lines from here on. Fails when something logs already.
-pub fn json(filter: EnvFilter) -> Result<(), String> {
+/// Logs JSON lines from here on, for as long as the guard lives. Fails when something logs already.
+pub fn json(filter: EnvFilter) -> Result<LogGuard, String> {
+    let (outlet, guard) = Outlet::new(io::stderr(), |lost| {
+        format!(
+            "{{\"level\":\"WARN\",\"fields\":{{\"message\":\"log lines were lost: standard error was not read\",\"lost\":{lost}}}}}\n"
+        )
+    });
     tracing_subscriber::fmt()
         .log_internal_errors(false)
         .with_env_filter(filter)
-        .with_writer(io::stderr)
+        .with_writer(outlet)
         .json()
         .try_init()
-        .map_err(|error| error.to_string())
+        .map_err(|error| error.to_string())?;
+    Ok(guard)
 }
 
 /// Whether systemd connected stderr to the journal: `JOURNAL_STREAM` names its device and inode (systemd.exec(5)).

@@ -5,6 +5,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::net::Ipv4Addr;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixDatagram;
 use std::os::unix::process::CommandExt;
@@ -205,6 +206,46 @@ fn a_log_that_nobody_reads_any_more_stops_nothing() {
     }
     daemon.signal(Signal::TERM);
     assert!(daemon.0.wait().unwrap().success());
+}
+
+#[test]
+fn a_log_that_nobody_reads_just_now_stops_nothing() {
+    let site = Site::new(11);
+    let manager = Manager::listen(&site);
+    let mut command = site.command("run");
+    command.env("NOTIFY_SOCKET", site.path("notify"));
+    let mut daemon = Daemon(command.spawn().unwrap());
+    manager.hears("READY=1");
+    let log = daemon.0.stderr.take().unwrap();
+    // SAFETY: both take a descriptor and a number.
+    let (room, mut waiting) =
+        unsafe { (libc::fcntl(log.as_raw_fd(), libc::F_SETPIPE_SZ, 4096), 0) };
+    assert!(room > 0);
+    let mut last = -1;
+    // Until the pipe takes no more, then a few times again.
+    for _ in 0..1000 {
+        daemon.signal(Signal::HUP);
+        manager.hears("RELOADING=1");
+        manager.hears("READY=1");
+        // SAFETY: the pointer is to a local that outlives the call.
+        assert_eq!(
+            unsafe { libc::ioctl(log.as_raw_fd(), libc::FIONREAD, &raw mut waiting) },
+            0
+        );
+        if waiting == last && waiting > room / 2 {
+            break;
+        }
+        last = waiting;
+    }
+    for _ in 0..10 {
+        daemon.signal(Signal::HUP);
+        manager.hears("RELOADING=1");
+        manager.hears("READY=1");
+    }
+    daemon.signal(Signal::TERM);
+    // It does not wait for a reader for long.
+    assert!(daemon.0.wait().unwrap().success());
+    drop(log);
 }
 
 /// One thread of a child, which does not run for as long as this lives.

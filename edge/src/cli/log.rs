@@ -1,5 +1,6 @@
 //! Where the log goes: standard error, as text or as JSON lines.
 
+use crate::log::LogGuard;
 use clap::{Args, ValueEnum};
 use tracing_subscriber::EnvFilter;
 
@@ -31,8 +32,9 @@ enum LogFormat {
 }
 
 impl LogArgs {
-    /// Sends the log of all threads to standard error from here on. The error says what is wrong with the filter.
-    pub fn install(&self) -> Result<(), String> {
+    /// Sends the log of all threads to standard error from here on, for as long as the guard lives. The error says what is wrong
+    /// with the filter.
+    pub fn install(&self) -> Result<LogGuard, String> {
         let filter = EnvFilter::try_new(&self.log)
             .map_err(|error| format!("--log {:?}: {error}", self.log))?;
         match self.log_format {

@@ -94,10 +94,13 @@ fn run(args: &RunArgs) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    if let Err(fault) = args.log.install() {
-        eprintln!("sip-edge: {fault}");
-        return ExitCode::FAILURE;
-    }
+    let _log = match args.log.install() {
+        Ok(log) => log,
+        Err(fault) => {
+            eprintln!("sip-edge: {fault}");
+            return ExitCode::FAILURE;
+        }
+    };
     match crate::supervisor::run(settings) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -141,7 +141,10 @@ fn the_daemon_refuses_with_and_without_xdp_and_says_which() {
     let other = bpf::Occupied::new("edge0", XdpMode::Driver);
     daemon.says("detached by someone else");
     daemon.says("another XDP program is attached");
-    assert!(get("/readyz").contains("another XDP program is attached"));
+    // The log is told first.
+    until("readiness says so", || {
+        get("/readyz").contains("another XDP program is attached")
+    });
     assert!(get("/readyz").contains("\"ready\":true"));
     assert_eq!(metric(DETACHED), 1.0);
     assert_eq!(attached(), 0.0);

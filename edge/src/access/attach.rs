@@ -49,7 +49,10 @@ impl Guarded {
     pub fn new(name: &str) -> Self {
         Guarded {
             name: name.to_owned(),
-            state: InterfaceState::Absent,
+            // Until the first attempt, for which the program has to be loaded.
+            state: InterfaceState::Failed {
+                reason: "the program is not loaded".to_owned(),
+            },
             index: 0,
             attachment: None,
             backoff: Backoff::new(),

@@ -25,13 +25,14 @@ pub use status::{
 pub use tables::{CounterRows, TableError, Tables};
 
 use attach::Guarded;
+use backoff::Backoff;
 use edge_proto::config::Config;
 use guard::SharedFlows;
 use pins::{Pins, Remains};
 use rustix::thread::{CapabilitySet, capabilities};
 use std::path::PathBuf;
 use std::time::Instant;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 /// `[access]`.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -59,6 +60,13 @@ impl AccessOptions {
     }
 }
 
+/// Tables that could not be put in force, and when that is tried again.
+#[derive(Debug)]
+struct Unfilled {
+    tables: Tables,
+    backoff: Backoff,
+}
+
 /// The access filter of this process. Dropping it detaches everything.
 #[derive(Debug)]
 pub struct Access {
@@ -69,6 +77,8 @@ pub struct Access {
     pins: Option<Pins>,
     flows: SharedFlows,
     fault: Option<String>,
+    /// `None` without a fault, and with one that only another configuration can mend.
+    unfilled: Option<Unfilled>,
     unpinned: Option<String>,
     view: AccessView,
 }
@@ -86,6 +96,7 @@ impl Access {
             pins: None,
             flows: SharedFlows::default(),
             fault: None,
+            unfilled: None,
             unpinned: None,
             view: AccessView::default(),
         };
@@ -113,6 +124,7 @@ impl Access {
             same_mode && self.options.interfaces.iter().any(|i| i == guarded.name())
         });
         self.fault = None;
+        self.unfilled = None;
         if self.options.wants_xdp() {
             self.fault = self.fill(config).err();
             if let Some(fault) = &self.fault {
@@ -128,8 +140,23 @@ impl Access {
 
     /// Loads the program unless it is, and gives it the tables of `config`.
     fn fill(&mut self, config: &Config) -> Result<(), String> {
-        let tables = Tables::build(config, &mut self.rows).map_err(|fault| fault.to_string());
-        if let (None, Ok(tables)) = (&self.filter, &tables) {
+        Tables::build(config, &mut self.rows)
+            .map_err(|fault| fault.to_string())
+            .and_then(|tables| {
+                let result = self.install(&tables);
+                if result.is_err() {
+                    let mut backoff = Backoff::new();
+                    backoff.failed_on_demand(Instant::now());
+                    self.unfilled = Some(Unfilled { tables, backoff });
+                }
+                result
+            })
+            .inspect_err(|_| self.disarm())
+    }
+
+    /// Loads the program unless it is, and gives it `tables`.
+    fn install(&mut self, tables: &Tables) -> Result<(), String> {
+        if self.filter.is_none() {
             let filter = Filter::load(tables).map_err(|fault| fault.to_string())?;
             if !capabilities(None).is_ok_and(|sets| sets.effective.contains(CapabilitySet::PERFMON))
             {
@@ -140,18 +167,40 @@ impl Access {
             self.share(&filter)?;
             self.filter = Some(filter);
         }
-        let Some(filter) = &mut self.filter else {
-            return tables.map(drop);
+        match &mut self.filter {
+            Some(filter) => filter.switch(tables).map_err(|fault| fault.to_string()),
+            None => Ok(()),
+        }
+    }
+
+    /// The tables in force would drop the sources that the new configuration adds: lets everything pass.
+    fn disarm(&mut self) {
+        if let Some(filter) = &mut self.filter
+            && let Err(fault) = filter.disarm()
+        {
+            warn!(%fault, "XDP keeps the tables of the configuration before: detaching it");
+            self.guarded.clear();
+        }
+    }
+
+    /// Tries again, when it is time to, what failed when it was asked for: the kernel may have been short of memory.
+    fn retry(&mut self, now: Instant) {
+        let Some(mut unfilled) = self.unfilled.take_if(|u| u.backoff.is_due(now)) else {
+            return;
         };
-        tables
-            .and_then(|tables| filter.switch(&tables).map_err(|fault| fault.to_string()))
-            .inspect_err(|_| {
-                // The old tables would drop the sources that the new configuration adds.
-                if let Err(fault) = filter.disarm() {
-                    warn!(%fault, "XDP keeps the tables of the configuration before: detaching it");
-                    self.guarded.clear();
-                }
-            })
+        match self.install(&unfilled.tables) {
+            Ok(()) => {
+                info!("XDP is loaded");
+                self.fault = None;
+                self.attach(&mut Remains::default());
+            }
+            Err(fault) => {
+                debug!(fault, "XDP is still off");
+                self.fault = Some(fault);
+                unfilled.backoff.failed(now);
+                self.unfilled = Some(unfilled);
+            }
+        }
     }
 
     /// Lets the media threads and later daemons reach the maps of the program just loaded.
@@ -172,26 +221,25 @@ impl Access {
     }
 
     fn attach(&mut self, remains: &mut Remains) {
-        let Some(filter) = &mut self.filter else {
-            return;
-        };
+        // Whatever fails, each has a state and so a series: one that is missing would raise no alert.
         for name in &self.options.interfaces {
             if !self.guarded.iter().any(|guarded| guarded.name() == name) {
                 self.guarded.push(Guarded::new(name));
             }
         }
-        if self.fault.is_none() {
+        if let (Some(filter), None) = (&mut self.filter, &self.fault) {
             for guarded in &mut self.guarded {
                 guarded.attach(filter, self.options.mode, self.pins.as_ref(), remains);
             }
         }
     }
 
-    /// Notices interfaces that came, went or lost the program, attaches it again where it is time to, and reads the drop
-    /// counters. To be called about once a second.
+    /// Notices interfaces that came, went or lost the program, loads and attaches it again where it is time to, and reads the
+    /// drop counters. To be called about once a second.
     pub fn poll(&mut self) {
+        let now = Instant::now();
+        self.retry(now);
         if let (Some(filter), None) = (&mut self.filter, &self.fault) {
-            let now = Instant::now();
             for guarded in &mut self.guarded {
                 guarded.poll(now, filter, self.options.mode, self.pins.as_ref());
             }

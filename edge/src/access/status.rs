@@ -73,7 +73,10 @@ impl fmt::Display for InterfaceState {
                 write!(f, "XDP attached ({}{pinned})", mode.as_str())
             }
             InterfaceState::Failed { reason } => {
-                write!(f, "XDP not attached: {reason}; tried again every minute")
+                write!(
+                    f,
+                    "XDP not attached: {reason}; tried again by itself, at least once a minute"
+                )
             }
             InterfaceState::Detached { .. } => {
                 f.write_str("XDP was detached by someone else and is about to be attached again")

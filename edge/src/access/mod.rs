@@ -26,7 +26,7 @@ pub use tables::{CounterRows, TableError, Tables};
 
 use attach::Guarded;
 use backoff::Backoff;
-use edge_proto::config::Config;
+use edge_proto::config::{Config, MediaConfig};
 use guard::SharedFlows;
 use pins::{Pins, Remains};
 use rustix::thread::{CapabilitySet, capabilities};
@@ -71,6 +71,8 @@ struct Unfilled {
 #[derive(Debug)]
 pub struct Access {
     options: AccessOptions,
+    /// Of the start: media threads go on with it until a restart, whatever a reload brings.
+    media: MediaConfig,
     rows: CounterRows,
     guarded: Vec<Guarded>,
     filter: Option<Filter>,
@@ -90,6 +92,7 @@ impl Access {
     pub fn start(config: &Config, options: AccessOptions) -> Access {
         let mut access = Access {
             options: AccessOptions::default(),
+            media: config.media.clone(),
             rows: CounterRows::new(),
             guarded: Vec::new(),
             filter: None,
@@ -109,7 +112,7 @@ impl Access {
         access
     }
 
-    /// Puts a new configuration in force. Interfaces that stay are guarded throughout, by the old tables or by the new;
+    /// Puts a new configuration in force, but for its media, which only a restart changes. Interfaces that stay are guarded throughout, by the old tables or by the new;
     /// where XDP was taken off or failed, it is attached again.
     pub fn apply(&mut self, config: &Config, options: AccessOptions) {
         // What was taken off since the last poll is to be attached again, too.
@@ -140,7 +143,7 @@ impl Access {
 
     /// Loads the program unless it is, and gives it the tables of `config`.
     fn fill(&mut self, config: &Config) -> Result<(), String> {
-        Tables::build(config, &mut self.rows)
+        Tables::build(config, &self.media, &mut self.rows)
             .map_err(|fault| fault.to_string())
             .and_then(|tables| {
                 let result = self.install(&tables);

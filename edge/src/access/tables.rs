@@ -49,8 +49,13 @@ pub struct Tables {
 }
 
 impl Tables {
-    /// The tables of `config`. `rows` names a row of the drop counters for each listener.
-    pub fn build(config: &Config, rows: &mut CounterRows) -> Result<Tables, TableError> {
+    /// The tables of `config`, but for its media, of which `media` is in force. `rows` names a row of the drop counters for each
+    /// listener.
+    pub fn build(
+        config: &Config,
+        media: &MediaConfig,
+        rows: &mut CounterRows,
+    ) -> Result<Tables, TableError> {
         if config.listeners.len() > LISTENERS as usize {
             return Err(TableError::TooManyListeners(config.listeners.len()));
         }
@@ -91,7 +96,7 @@ impl Tables {
                 reserved: 0,
             });
         let mut tables = Tables {
-            scope: scope(&config.media, listeners.len()),
+            scope: scope(media, listeners.len()),
             listeners,
             ports: BTreeMap::new(),
             bounds4: bounds4.collect(),
@@ -420,7 +425,7 @@ mod tests {
             sources in vec(prop_oneof![near4().prop_map(IpAddr::V4), near6().prop_map(IpAddr::V6)], 1..64),
         ) {
             let config = config(&["192.0.2.1:5060", "192.0.2.2:5060", "[::]:5061"], &trunks);
-            let tables = Tables::build(&config, &mut CounterRows::new()).unwrap();
+            let tables = Tables::build(&config, &config.media, &mut CounterRows::new()).unwrap();
             let edges = trunks.iter().flat_map(|(allow, _)| allow).flat_map(|net| {
                 [net.network(), net.broadcast()]
             });
@@ -445,7 +450,7 @@ mod tests {
         ];
         let nets = nets.map(|net| net.parse().unwrap()).to_vec();
         let config = config(&["192.0.2.1:5060"], &[(nets, vec![0])]);
-        let tables = Tables::build(&config, &mut CounterRows::new()).unwrap();
+        let tables = Tables::build(&config, &config.media, &mut CounterRows::new()).unwrap();
         // One trunk everywhere: one interval.
         assert_eq!(tables.bounds4, [Bound4 { start: 0, set: 1 }]);
         assert_eq!(tables.bounds6.len(), 1);
@@ -461,7 +466,7 @@ mod tests {
             "[::]:5061",
         ];
         let config = config(&listeners, &[]);
-        let tables = Tables::build(&config, &mut CounterRows::new()).unwrap();
+        let tables = Tables::build(&config, &config.media, &mut CounterRows::new()).unwrap();
         let chain = |mut number: u16| {
             let mut all = Vec::new();
             while number > 0 {
@@ -481,9 +486,8 @@ mod tests {
             .map(|n| format!("192.0.2.1:{}", 5000 + n))
             .collect();
         let addresses: Vec<&str> = addresses.iter().map(String::as_str).collect();
-        let build = |addresses: &[&str]| {
-            Tables::build(&config(addresses, &[]), &mut CounterRows::new()).map(drop)
-        };
+        let built = |config: &Config| Tables::build(config, &config.media, &mut CounterRows::new());
+        let build = |addresses: &[&str]| built(&config(addresses, &[])).map(drop);
         assert_eq!(build(&addresses), Err(TableError::TooManyListeners(300)));
         assert_eq!(build(&addresses[..256]), Ok(()));
         let crowd: Vec<String> = (0..65).map(|n| format!("192.0.2.{n}:5060")).collect();
@@ -496,10 +500,10 @@ mod tests {
     fn a_listener_keeps_its_row_of_counters_whatever_its_number() {
         let mut rows = CounterRows::new();
         let first = config(&["192.0.2.1:5060", "192.0.2.2:5060"], &[]);
-        Tables::build(&first, &mut rows).unwrap();
+        Tables::build(&first, &first.media, &mut rows).unwrap();
         let mut second = config(&["192.0.2.2:5060", "192.0.2.3:5060"], &[]);
         (second.listeners[0].name, second.listeners[1].name) = ("l1".to_owned(), "new".to_owned());
-        let tables = Tables::build(&second, &mut rows).unwrap();
+        let tables = Tables::build(&second, &second.media, &mut rows).unwrap();
         let names: Vec<&str> = tables
             .listeners
             .iter()
@@ -513,14 +517,14 @@ mod tests {
     fn a_listener_called_media_is_not_counted_as_media() {
         let mut config = config(&["192.0.2.1:5060"], &[]);
         config.listeners[0].name = "media".to_owned();
-        let tables = Tables::build(&config, &mut CounterRows::new()).unwrap();
+        let tables = Tables::build(&config, &config.media, &mut CounterRows::new()).unwrap();
         assert_eq!(tables.listeners[0].counter, 2);
     }
 
     #[test]
     fn media_is_guarded_where_the_configuration_has_it() {
         let config = config(&[], &[]);
-        let scope = Tables::build(&config, &mut CounterRows::new())
+        let scope = Tables::build(&config, &config.media, &mut CounterRows::new())
             .unwrap()
             .scope;
         assert_eq!((scope.media_low, scope.media_high), (10_000, 60_000));

@@ -176,3 +176,36 @@ fn no_verdict_is_wrong_while_generic_xdp_is_reloaded() {
         reload_under_traffic(Mode::Generic);
     }
 }
+
+#[test]
+fn media_is_guarded_as_it_was_at_the_start_whatever_a_reload_says() {
+    if !privileged("media_is_guarded_as_it_was_at_the_start_whatever_a_reload_says") {
+        return;
+    }
+    let mut setup = setup();
+    setup.ports = 20_000..=20_999;
+    let peer = Peer::linked();
+    let mut access = start(&setup.config(), Mode::Native);
+    let mut other = setup;
+    other.media = vec!["2001:db8::1"];
+    other.ports = 30_000..=30_999;
+    access.apply(&other.config(), options(Mode::Native));
+    let mut guard = access.media_guard();
+    for (n, Parties { edge, listed, .. }) in (1..).zip(&PARTIES) {
+        let [old, new] = [20_000, 30_000].map(|port| format!("{edge}:{port}"));
+        let local: SocketAddr = old.parse().unwrap();
+        guard.allow_latching(local, &[FlowSource::from(local.ip())]);
+        let outside = udp(&new);
+        let (listed, to) = (format!("{listed}:4000"), new.clone());
+        peer.run(move || {
+            let socket = udp(&listed);
+            // Not from where it may come.
+            socket.send_to(b"stranger", &old).unwrap();
+            socket.send_to(b"no media", &to).unwrap();
+        });
+        assert_eq!(receive(&outside).0, b"no media");
+        // Packets of a veth pair stay in order.
+        assert_eq!(drops(&mut access, "media", Reason::Stranger), n);
+        assert_eq!(drops(&mut access, "media", Reason::Unallocated), 0);
+    }
+}

@@ -19,7 +19,7 @@ pub struct Kernel {
 impl Kernel {
     pub fn load(config: &Config) -> Kernel {
         let mut rows = CounterRows::new();
-        let tables = Tables::build(config, &mut rows).unwrap();
+        let tables = Tables::build(config, &config.media, &mut rows).unwrap();
         let mut filter = Filter::load(&tables).unwrap_or_else(|e| panic!("{e}: {e:?}"));
         filter.switch(&tables).unwrap();
         let guard = filter.media_guard().unwrap();
@@ -34,7 +34,7 @@ impl Kernel {
     }
 
     pub fn apply(&mut self, config: &Config) {
-        let tables = Tables::build(config, &mut self.rows).unwrap();
+        let tables = Tables::build(config, &config.media, &mut self.rows).unwrap();
         self.filter.switch(&tables).unwrap();
         self.counted = self.counters();
     }

@@ -205,7 +205,7 @@ fn changed(mut packets: Vec<Packet>, change: impl Fn(&mut Packet)) -> Vec<Packet
 pub fn measure() -> anyhow::Result<Measured> {
     let prefixes = Prefixes::random();
     let config = config(&prefixes)?;
-    let tables = Tables::build(&config, &mut CounterRows::new())?;
+    let tables = Tables::build(&config, &config.media, &mut CounterRows::new())?;
     let mut filter = Filter::load(&tables)?;
     filter.switch(&tables)?;
     let (listed4, listed6) = (prefixes.listed(true), prefixes.listed(false));

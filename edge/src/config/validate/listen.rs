@@ -1,5 +1,6 @@
 //! `[[listen]]`.
 
+use crate::access::CounterRows;
 use crate::config::credential::Files;
 use crate::config::diagnostic::{At, Place, Sink};
 use crate::config::raw::RawListen;
@@ -104,8 +105,17 @@ fn listener(
         Some(name) => name.value.clone(),
         None => format!("{}:{}", transport.value.uri_name(), address.value),
     };
+    let place = raw.name.as_ref().map_or(&raw.place, |name| &name.place);
+    // Beside a listener's own count, one series would show two totals in turns.
+    if [CounterRows::MEDIA, CounterRows::ANY].contains(&name.as_str()) {
+        sink.error(
+            place,
+            format!(
+                "sip_edge_access_dropped_packets_total counts other things as listener=\"{name}\"; expected another name"
+            ),
+        );
+    }
     if others.iter().any(|other| other.name == name) {
-        let place = raw.name.as_ref().map_or(&raw.place, |name| &name.place);
         sink.error(
             place,
             format!("another listener is already named \"{name}\""),

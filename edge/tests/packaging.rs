@@ -159,3 +159,48 @@ fn both_packages_bring_the_same() {
         assert!(rpm.contains(file), "not in the .rpm: {file}");
     }
 }
+
+/// Runs a maintainer script with `argument`, on a directory in the place of the pins.
+fn run_script(script: &str, argument: &str, pins: &Path) {
+    let script = script.replace("/sys/fs/bpf/sip-edge", pins.to_str().unwrap());
+    for outside in ["/sys/", "/etc/", "/var/", "systemctl"] {
+        assert!(!script.contains(outside), "{outside} in {script}");
+    }
+    let output = Command::new("sh")
+        .args(["-c", &script, "script", argument])
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{argument}: {output:?}");
+}
+
+#[test]
+fn removing_a_package_takes_off_the_filter_that_a_crash_left() {
+    let postrm = read("packaging/deb/postrm");
+    let (_, body) = postrm.split_once("#DEBHELPER#\n").expect("a script");
+    // What follows removes the files of the service.
+    let (deb, _) = body.split_once("\nif ").expect("the part for purge");
+    let spec = read("packaging/rpm/sip-edge.spec");
+    let (_, body) = spec.split_once("\n%postun\n").expect("a scriptlet");
+    let (rpm, _) = body.split_once("\n# Call records").expect("its end");
+    for (script, gone, stays) in [
+        (deb, &["remove", "purge"][..], &["upgrade", "disappear"][..]),
+        (rpm, &["0"], &["1"]),
+    ] {
+        let script = format!("set -e\n{script}");
+        for argument in gone {
+            let directory = tempfile::tempdir().unwrap();
+            let pins = directory.path().join("pins");
+            std::fs::create_dir_all(pins.join("v1/4026531840-1-0")).unwrap();
+            std::fs::write(pins.join("v1/4026531840-1-0/link-eth0"), "").unwrap();
+            run_script(&script, argument, &pins);
+            assert!(!pins.exists(), "{argument}");
+            // Not there is no error.
+            run_script(&script, argument, &pins);
+        }
+        for argument in stays {
+            let pins = tempfile::tempdir().unwrap();
+            run_script(&script, argument, pins.path());
+            assert!(pins.path().exists(), "{argument}");
+        }
+    }
+}

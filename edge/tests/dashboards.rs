@@ -7,6 +7,7 @@ mod harness;
 use harness::parties::{agent_refers, caller, human, until_released};
 use harness::{Edge, EdgeConfig, Net, RtpParty, Sipp, have_sipp, wait};
 use serde_json::Value;
+use sip_edge::access::Reason;
 use std::collections::BTreeSet;
 use std::io::Write;
 use std::net::{SocketAddr, TcpStream};
@@ -56,6 +57,21 @@ fn every_metric_is_shown_or_raises_an_alert() {
         .filter(|name| !uses.contains(*name))
         .collect();
     assert!(unused.is_empty(), "neither shown nor watched: {unused:?}");
+}
+
+#[test]
+fn the_alert_rules_are_tested_with_reasons_that_there_are() {
+    let text = read("prometheus/rules.test.yml");
+    let series = text
+        .lines()
+        .filter(|line| line.contains("sip_edge_access_dropped_packets_total{"));
+    let reasons: BTreeSet<&str> = series
+        .filter_map(|line| line.split_once("reason=\"")?.1.split('"').next())
+        .collect();
+    assert!(!reasons.is_empty());
+    let known = Reason::ALL.map(Reason::as_str);
+    let unknown: Vec<_> = reasons.iter().filter(|r| !known.contains(*r)).collect();
+    assert!(unknown.is_empty(), "never emitted: {unknown:?}");
 }
 
 #[test]

@@ -41,7 +41,7 @@ impl AttachMode {
 pub enum InterfaceState {
     /// XDP drops what no trunk lists. `pinned`: a crash of the daemon leaves it in force.
     Attached { mode: AttachMode, pinned: bool },
-    /// The program could not be attached; tried again, at least once a minute.
+    /// The program could not be attached; tried again after 1, 2, 4 ... and at most 60 s.
     Failed { reason: String },
     /// It was attached and somebody took it off; attached again soon.
     Detached { mode: AttachMode },
@@ -75,7 +75,7 @@ impl fmt::Display for InterfaceState {
             InterfaceState::Failed { reason } => {
                 write!(
                     f,
-                    "XDP not attached: {reason}; tried again by itself, at least once a minute"
+                    "XDP not attached: {reason}; tried again by itself, after a minute at most"
                 )
             }
             InterfaceState::Detached { .. } => {
@@ -153,5 +153,19 @@ impl AccessView {
 
     pub(super) fn set(&self, status: AccessStatus) {
         self.0.store(Arc::new(status));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failure_says_its_reason_and_that_it_is_tried_again_within_a_minute() {
+        let reason = "the driver has no native XDP".to_owned();
+        assert_eq!(
+            InterfaceState::Failed { reason }.to_string(),
+            "XDP not attached: the driver has no native XDP; tried again by itself, after a minute at most"
+        );
     }
 }

@@ -2,6 +2,7 @@
 
 use super::context::Context;
 use super::io::{CloseReason, Hop, Output, TlsTarget};
+use super::may_signal;
 use crate::config::{Transport, Trunk};
 use crate::event::EventKind;
 use crate::id::{ConnectionId, ListenerId};
@@ -18,6 +19,8 @@ pub(crate) struct Origin {
     pub listener: Option<ListenerId>,
     /// The trunk a connection was opened to.
     pub trunk: Option<Arc<str>>,
+    /// See [`Stream::called`].
+    pub called: Option<Arc<Trunk>>,
     pub transport: Transport,
     pub local: SocketAddr,
     pub remote: SocketAddr,
@@ -29,6 +32,8 @@ pub(crate) struct Stream {
     pub listener: Option<ListenerId>,
     /// Name of the trunk that an outgoing connection was opened to.
     pub trunk: Option<Arc<str>>,
+    /// That trunk as it was when its `uri` last led here. `None`: the trunk's `allow` is all that speaks for the address.
+    pub called: Option<Arc<Trunk>>,
     pub transport: Transport,
     pub local: SocketAddr,
     pub remote: SocketAddr,
@@ -130,6 +135,7 @@ impl Context {
                 framer,
                 listener: Some(listener),
                 trunk: None,
+                called: None,
                 transport,
                 local,
                 remote,
@@ -221,21 +227,35 @@ impl Context {
 
     /// The hop to `remote` for requests of `trunk`, and whether it is a connection that was open before; else a new one is made.
     ///
-    /// `None` when no listener has the transport and family (the source address and Contact come from it), or at the limit.
+    /// `called`: the trunk's `uri` led to `remote`. No connection is made to an address that the present configuration gives the
+    /// trunk neither by that `uri` nor by `allow`, since whatever comes back on it counts for the trunk.
+    ///
+    /// `None` when no listener has the transport and family (the source address and Contact come from it), when the address is
+    /// not the trunk's any more, or at the limit.
     pub fn hop_to(
         &mut self,
         trunk: &Trunk,
         transport: Transport,
         remote: SocketAddr,
         server_name: &str,
+        called: bool,
     ) -> Option<(Hop, bool)> {
         let listener = self.listener_for(trunk, transport, remote.ip())?;
         if transport == Transport::Udp {
             return Some((Hop::Datagram { listener, remote }, false));
         }
+        let now = self.config.trunk_named(&trunk.name).cloned();
+        let called = now.filter(|now| called && now.uris == trunk.uris);
         if let Some(open) = self.connections.reusable(transport, remote, &trunk.name) {
+            if let Some(stream) = self.connections.get_mut(open)
+                && stream.trunk.is_some()
+                && called.is_some()
+            {
+                stream.called = called;
+            }
             return Some((Hop::Stream(open), true));
         }
+        may_signal(&self.config, &trunk.name, remote, called.as_deref())?;
         if self.connections.len() >= self.config.sip.limits.connections {
             return None;
         }
@@ -249,6 +269,7 @@ impl Context {
                 framer,
                 listener: None,
                 trunk: Some(Arc::from(trunk.name.as_str())),
+                called,
                 transport,
                 local: SocketAddr::new(local, 0),
                 remote,

@@ -4,6 +4,7 @@ use super::B2buaParams;
 use super::connections::{Connections, Origin};
 use super::ingress::RETRY_AFTER_S;
 use super::io::{HandoffMessage, Hop, Output};
+use super::may_signal;
 use super::ownership::MAGIC_COOKIE;
 use super::parking::Parked;
 use super::ports::Leases;
@@ -66,6 +67,8 @@ struct ServerFacts {
     /// Where it came from, for the Via of the answer.
     source: SocketAddr,
     transport: Transport,
+    /// See [`Origin::called`].
+    called: Option<Arc<Trunk>>,
     /// Port in the top Via, where its sender takes answers if its connection is gone.
     sent_by_port: u16,
     /// A new connection was opened for its answer.
@@ -344,6 +347,7 @@ impl Context {
                 received_at: self.now,
                 source: origin.remote,
                 transport: origin.transport,
+                called: origin.called.clone(),
                 sent_by_port: port.unwrap_or(origin.transport.default_port()),
                 reopened: false,
             },
@@ -421,17 +425,17 @@ impl Context {
         }
         let (transport, source) = (facts.transport, facts.source);
         let remote = SocketAddr::new(source.ip(), facts.sent_by_port);
-        let Some(trunk) = self.config.trunk_named(&facts.trunk).cloned() else {
+        let called = facts.called.clone();
+        let now = may_signal(&self.config, &facts.trunk, remote, called.as_deref());
+        let Some(trunk) = now.cloned() else {
             return;
         };
-        if !trunk.allow.iter().any(|net| net.contains(&remote.ip())) {
-            return;
-        }
         let name = match trunk.uris.first() {
             Some(uri) => uri.host.clone(),
             None => remote.ip().to_string(),
         };
-        if let Some((hop, _)) = self.hop_to(&trunk, transport, remote, &name) {
+        let called = called.is_some_and(|then| then.uris == trunk.uris);
+        if let Some((hop, _)) = self.hop_to(&trunk, transport, remote, &name, called) {
             self.transactions
                 .set_server_hop(key, hop, transport.is_reliable());
         }

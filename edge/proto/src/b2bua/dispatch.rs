@@ -1,8 +1,8 @@
 //! From a message of this core to the call, transaction or refusal it belongs to.
 
-use super::B2bua;
 use super::connections::Origin;
 use super::context::{ALLOW, ClientPurpose};
+use super::{B2bua, may_signal};
 use crate::call::{Admission, CallKey, target_shown};
 use crate::event::{CallId, Cause, Direction, EventKind, LegNumber};
 use crate::id::ResolveId;
@@ -150,11 +150,11 @@ impl B2bua {
             return self.cx.config.allow.lookup(listener, origin.remote.ip());
         }
         let mut set = TrunkSet::EMPTY;
-        if let Some(trunk) = origin
-            .trunk
-            .as_deref()
-            .and_then(|name| self.cx.config.trunk_named(name))
-        {
+        // By address too, not by name alone: the core that holds the connection may not have heard of a reload yet.
+        if let Some(trunk) = origin.trunk.as_deref().and_then(|name| {
+            let called = origin.called.as_deref();
+            may_signal(&self.cx.config, name, origin.remote, called)
+        }) {
             set.insert(trunk.id);
         }
         set

@@ -1,6 +1,6 @@
 //! What crosses the boundary of the control facade: [`Input`] in, [`Output`] out.
 
-use crate::config::{Config, Transport};
+use crate::config::{Config, Transport, Trunk};
 use crate::event::Event;
 use crate::id::{ConnectionId, CoreId, ListenerId, ResolveId};
 use crate::relay::{MediaCommand, MediaEvent};
@@ -157,6 +157,8 @@ pub enum HandoffMessage {
         listener: Option<ListenerId>,
         /// The trunk that a connection was opened to.
         trunk: Option<Arc<str>>,
+        /// That trunk as it was when its `uri` led there; `None` where the connection was not made for that.
+        called: Option<Arc<Trunk>>,
         transport: Transport,
         local: SocketAddr,
         remote: SocketAddr,

@@ -94,7 +94,8 @@ impl Context {
             (None, Some(c)) => (c.uri.transport, c.address, c.uri.host.clone()),
             (None, None) => return None,
         };
-        let (hop, _) = self.hop_to(trunk, transport, address, &name)?;
+        let called = located.is_some_and(|c| c.address.ip() == address.ip());
+        let (hop, _) = self.hop_to(trunk, transport, address, &name, called)?;
         Some(hop)
     }
 

@@ -28,7 +28,7 @@ pub(crate) use dispatch::received;
 pub(crate) use ingress::RETRY_AFTER_S;
 pub(crate) use locate::{Candidate, Reach};
 pub(crate) use ports::{Family, Lease};
-pub(crate) use reload::still_listed;
+pub(crate) use reload::may_signal;
 
 use crate::call::{Call, CallKey};
 use crate::config::Config;

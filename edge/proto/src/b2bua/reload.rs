@@ -23,7 +23,10 @@ impl B2bua {
                     .allow
                     .lookup(listener, stream.remote.ip())
                     .is_empty(),
-                (None, Some(trunk)) => self.cx.config.trunk_named(trunk).is_none(),
+                (None, Some(trunk)) => {
+                    let called = stream.called.as_deref();
+                    may_signal(&self.cx.config, trunk, stream.remote, called).is_none()
+                }
                 (None, None) => false,
             })
             .map(|(id, _)| id)
@@ -50,10 +53,16 @@ impl B2bua {
     }
 }
 
-/// Whether a peer may still signal for `trunk`, by name, under the present configuration. `called`: this edge called it, at
-/// the trunk's `uri`; a platform need not be listed to be called.
-pub(crate) fn still_listed(config: &Config, trunk: &Trunk, peer: SocketAddr, called: bool) -> bool {
-    config.trunk_named(&trunk.name).is_some_and(|now| {
-        now.allow.iter().any(|net| net.contains(&peer.ip())) || (called && now.uris == trunk.uris)
+/// The trunk `name` of the present configuration, if `peer` may signal for it: its `allow` lists the address, or its `uri` is
+/// what it was when it led there. `called`: the trunk as it was then; a platform need not be listed to be called.
+pub(crate) fn may_signal<'a>(
+    config: &'a Config,
+    name: &str,
+    peer: SocketAddr,
+    called: Option<&Trunk>,
+) -> Option<&'a Arc<Trunk>> {
+    config.trunk_named(name).filter(|now| {
+        now.allow.iter().any(|net| net.contains(&peer.ip()))
+            || called.is_some_and(|then| then.uris == now.uris)
     })
 }

@@ -5,7 +5,7 @@ use super::invite::InviteTemplate;
 use super::leg::{Leg, LegState};
 use super::outcome::Outcome;
 use super::setup::CallerIdentity;
-use crate::b2bua::{Candidate, ClientPurpose, ClientUse, Context, Family, TimerKind};
+use crate::b2bua::{Candidate, ClientPurpose, ClientUse, Context, Family, TimerKind, may_signal};
 use crate::config::{Trunk, TrunkUri};
 use crate::event::{Cause, Direction, EventKind, HangupBy, LegNumber};
 use crate::sdp::{self, LocalDescription};
@@ -273,9 +273,19 @@ impl Call {
         let advertised = cx
             .sent_by(&l.trunk, transport, located.address)
             .ok_or_else(|| Outcome::unreachable("no listener speaks its transport and family"))?;
+        may_signal(&cx.config, &l.trunk.name, located.address, Some(&l.trunk))
+            .ok_or_else(|| Outcome::unreachable("a reload took the address from the trunk"))?;
         let (hop, reused) = cx
             .has_room_to(&l.trunk, transport, located.address)
-            .then(|| cx.hop_to(&l.trunk, transport, located.address, &located.uri.host))
+            .then(|| {
+                cx.hop_to(
+                    &l.trunk,
+                    transport,
+                    located.address,
+                    &located.uri.host,
+                    true,
+                )
+            })
             .flatten()
             .ok_or_else(|| Outcome::overload("the limit on connections is reached"))?;
         let local = l.first_offer(cx).ok_or_else(gone)?;

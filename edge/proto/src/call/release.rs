@@ -3,7 +3,7 @@
 use super::Call;
 use super::leg::{Leg, LegState};
 use super::outcome::{Outcome, Refusal, status_of};
-use crate::b2bua::{ClientPurpose, Context, TimerKind, still_listed};
+use crate::b2bua::{ClientPurpose, Context, TimerKind, may_signal};
 use crate::event::{Cause, Direction, HangupBy, LegNumber};
 use crate::sip::status::reason_phrase;
 use crate::sip::transaction::{ClientKey, ServerKey};
@@ -384,8 +384,8 @@ fn explain(cause: Cause) -> &'static str {
 impl Leg {
     /// Whether its peer, where there is one yet, may signal under the present configuration.
     fn is_listed(&self, cx: &Context) -> bool {
-        let called = self.direction == Direction::Outbound;
+        let called = (self.direction == Direction::Outbound).then_some(&*self.trunk);
         self.peer
-            .is_none_or(|peer| still_listed(&cx.config, &self.trunk, peer, called))
+            .is_none_or(|peer| may_signal(&cx.config, &self.trunk.name, peer, called).is_some())
     }
 }

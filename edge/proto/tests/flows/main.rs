@@ -19,6 +19,7 @@ mod progress;
 mod refer_auth;
 mod refer_checks;
 mod refer_target;
+mod reload;
 mod six;
 mod transfer;
 mod transfer_fails;

@@ -39,6 +39,7 @@ fn a_message_goes_to_its_core_and_the_answer_back_to_the_connection() {
             hop: Hop::Stream(connection),
             listener: Some(ListenerId(0)),
             trunk: None,
+            called: None,
             transport: Transport::Tcp,
             local: one.address(),
             remote,

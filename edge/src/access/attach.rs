@@ -41,6 +41,8 @@ pub(super) struct Guarded {
     state: InterfaceState,
     index: u32,
     attachment: Option<Attachment>,
+    /// Why the attachment is not pinned although there are pins.
+    unpinned: Option<String>,
     backoff: Backoff,
     losses: u64,
 }
@@ -55,6 +57,7 @@ impl Guarded {
             },
             index: 0,
             attachment: None,
+            unpinned: None,
             backoff: Backoff::new(),
             losses: 0,
         }
@@ -71,6 +74,11 @@ impl Guarded {
     /// How often somebody took the program off.
     pub fn losses(&self) -> u64 {
         self.losses
+    }
+
+    /// Why a crash would detach the program although there are pins.
+    pub fn unpinned(&self) -> Option<&str> {
+        self.unpinned.as_deref()
     }
 
     /// Attaches the program because somebody asked for it, taking over what an earlier process left attached; does nothing where
@@ -123,6 +131,7 @@ impl Guarded {
         remains: &mut Remains,
     ) -> Result<InterfaceState, Option<String>> {
         self.attachment = None;
+        self.unpinned = None;
         let found = self.query()?;
         if !found.ethernet {
             return Err(Some("it does not carry Ethernet frames".to_owned()));
@@ -141,14 +150,44 @@ impl Guarded {
             }
             None => attach_new(filter, found.index, mode).map_err(Some)?,
         };
+        let (attachment, unpinned) = self.hold(filter, link, found.index, mode, pins)?;
         // What the kernel says, not what was asked for.
         let found = self.query()?;
         let mode = attached_mode(found, filter.program_id())
             .ok_or_else(|| Some("the kernel does not show it as attached".to_owned()))?;
-        let (attachment, pinned) = hold(link, &self.name, pins).map_err(Some)?;
+        let pinned = matches!(attachment, Attachment::Pinned(_));
         self.attachment = Some(attachment);
+        self.unpinned = unpinned;
         self.index = found.index;
         Ok(InterfaceState::Attached { mode, pinned })
+    }
+
+    /// Pins the link where pins are to be had, and says why not where they should be. Somebody may have removed their directory:
+    /// then the program is attached anew without, since the attempt to pin costs the attachment.
+    fn hold(
+        &self,
+        filter: &mut Filter,
+        link: XdpLink,
+        index: u32,
+        mode: Mode,
+        pins: Option<&Pins>,
+    ) -> Result<(Attachment, Option<String>), Option<String>> {
+        let Some(pins) = pins else {
+            return Ok((Attachment::Plain(link), None));
+        };
+        let before = self.query()?;
+        let link = FdLink::try_from(link).map_err(|fault| Some(told(&fault)))?;
+        let fault = match pins.pin_link(&self.name, link) {
+            Ok(pinned) => return Ok((Attachment::Pinned(Some(pinned)), None)),
+            Err(fault) => fault.to_string(),
+        };
+        info!(
+            interface = self.name,
+            fault, "XDP is not pinned: a crash of this process would detach it"
+        );
+        interface::await_release(&self.name, before);
+        let link = attach_new(filter, index, mode).map_err(Some)?;
+        Ok((Attachment::Plain(link), Some(fault)))
     }
 
     fn query(&self) -> Result<Interface, Option<String>> {
@@ -292,16 +331,4 @@ fn explain(fault: &ProgramError) -> String {
         Some(libc::EOPNOTSUPP) => "the driver has no native XDP".to_owned(),
         _ => told(syscall),
     }
-}
-
-/// Pins the link where pins are to be had.
-fn hold(link: XdpLink, interface: &str, pins: Option<&Pins>) -> Result<(Attachment, bool), String> {
-    let Some(pins) = pins else {
-        return Ok((Attachment::Plain(link), false));
-    };
-    let link = FdLink::try_from(link).map_err(|fault| told(&fault))?;
-    let pinned = pins
-        .pin_link(interface, link)
-        .map_err(|fault| fault.to_string())?;
-    Ok((Attachment::Pinned(Some(pinned)), true))
 }

@@ -269,7 +269,10 @@ impl Access {
         self.view.set(AccessStatus {
             interfaces: interfaces.collect(),
             fault: self.fault.clone(),
-            unpinned: self.unpinned.clone(),
+            unpinned: self.unpinned.clone().or_else(|| {
+                let unpinned = self.guarded.iter().find_map(Guarded::unpinned);
+                unpinned.map(str::to_owned)
+            }),
             drops: self.drops(),
         });
     }

@@ -58,6 +58,39 @@ fn comes_back(access: &mut Access) {
 }
 
 #[test]
+fn without_the_directory_of_its_pins_it_is_attached_again_unpinned() {
+    if !privileged("without_the_directory_of_its_pins_it_is_attached_again_unpinned") {
+        return;
+    }
+    mount_sys();
+    let peer = Peer::linked();
+    let mut asked = options(Mode::Native);
+    asked.pins = Some(DEFAULT_ROOT.into());
+    let mut access = Access::start(&setup().config(), asked);
+    let state = |pinned| InterfaceState::Attached {
+        mode: AttachMode::Native,
+        pinned,
+    };
+    let status = access.view().get();
+    assert_eq!(status.interfaces[0].state, state(true));
+    assert_eq!(status.unpinned, None);
+    std::fs::remove_dir_all(DEFAULT_ROOT).unwrap();
+    bpf::detach("edge0");
+    access.poll();
+    comes_back(&mut access);
+    let status = access.view().get();
+    assert_eq!(status.interfaces[0].state, state(false));
+    let unpinned = status.unpinned.clone().expect("a reason");
+    assert!(unpinned.contains("link-edge0"), "{unpinned}");
+    let _knocker = peer.run(|| knock("192.0.2.20:0", "192.0.2.1:5060"));
+    until("a dropped SYN", || {
+        drops(&mut access, "tcp:192.0.2.1:5060", Reason::Unlisted) > 0
+    });
+    drop(access);
+    assert_eq!(bpf::program("edge0"), None);
+}
+
+#[test]
 fn who_took_the_interface_keeps_it_and_when_he_goes_xdp_comes_back() {
     if !privileged("who_took_the_interface_keeps_it_and_when_he_goes_xdp_comes_back") {
         return;

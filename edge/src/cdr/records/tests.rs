@@ -8,6 +8,7 @@ use serde_json::Value;
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::{BufReader, Cursor};
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -62,12 +63,25 @@ impl Site {
         site
     }
 
+    /// Journals name the CDR file of the copy as they did this one.
     fn copy_to(&self, other: &Site, which: impl Fn(&str) -> bool) {
-        for file in fs::read_dir(self.0.path()).expect("readable").flatten() {
-            let name = file.file_name();
-            if which(name.to_str().expect("text")) {
-                fs::copy(file.path(), other.0.path().join(name)).expect("copies");
-            }
+        let files = fs::read_dir(self.0.path()).expect("readable").flatten();
+        let names = files.filter_map(|file| file.file_name().into_string().ok());
+        let names: Vec<String> = names.filter(|name| which(name)).collect();
+        for name in &names {
+            fs::copy(self.0.path().join(name), other.0.path().join(name)).expect("copies");
+        }
+        let inode = |site: &Site| {
+            let inode = fs::metadata(site.cdr()).expect("exists").ino();
+            format!("\"inode\":{inode},")
+        };
+        let (here, there) = (inode(self), inode(other));
+        let is_journal = |name: &&String| name.contains(".open") && !name.contains(".core");
+        for name in names.iter().filter(is_journal) {
+            let path = other.0.path().join(name);
+            let text = fs::read_to_string(&path).expect("readable");
+            assert!(text.is_empty() || text.contains(&here), "{text}");
+            fs::write(path, text.replace(&here, &there)).expect("writable");
         }
     }
 

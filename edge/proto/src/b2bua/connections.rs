@@ -3,7 +3,7 @@
 use super::context::Context;
 use super::io::{CloseReason, Hop, Output, TlsTarget};
 use super::may_signal;
-use crate::config::{Transport, Trunk};
+use crate::config::{Transport, Trunk, TrunkUri};
 use crate::event::EventKind;
 use crate::id::{ConnectionId, ListenerId};
 use crate::sip::StreamFramer;
@@ -20,7 +20,7 @@ pub(crate) struct Origin {
     /// The trunk a connection was opened to.
     pub trunk: Option<Arc<str>>,
     /// See [`Stream::called`].
-    pub called: Option<Arc<Trunk>>,
+    pub called: Option<Arc<TrunkUri>>,
     pub transport: Transport,
     pub local: SocketAddr,
     pub remote: SocketAddr,
@@ -32,8 +32,8 @@ pub(crate) struct Stream {
     pub listener: Option<ListenerId>,
     /// Name of the trunk that an outgoing connection was opened to.
     pub trunk: Option<Arc<str>>,
-    /// That trunk as it was when its `uri` last led here. `None`: the trunk's `allow` is all that speaks for the address.
-    pub called: Option<Arc<Trunk>>,
+    /// The `uri` of that trunk that last led here. `None`: the trunk's `allow` is all that speaks for the address.
+    pub called: Option<Arc<TrunkUri>>,
     pub transport: Transport,
     pub local: SocketAddr,
     pub remote: SocketAddr,
@@ -227,8 +227,8 @@ impl Context {
 
     /// The hop to `remote` for requests of `trunk`, and whether it is a connection that was open before; else a new one is made.
     ///
-    /// `called`: the trunk's `uri` led to `remote`. No connection is made to an address that the present configuration gives the
-    /// trunk neither by that `uri` nor by `allow`, since whatever comes back on it counts for the trunk.
+    /// `called`: the `uri` of the trunk that led to `remote`. No connection is made to an address that the present configuration
+    /// gives the trunk neither by that `uri` nor by `allow`, since whatever comes back on it counts for the trunk.
     ///
     /// `None` when no listener has the transport and family (the source address and Contact come from it), when the address is
     /// not the trunk's any more, or at the limit.
@@ -238,24 +238,26 @@ impl Context {
         transport: Transport,
         remote: SocketAddr,
         server_name: &str,
-        called: bool,
+        called: Option<&TrunkUri>,
     ) -> Option<(Hop, bool)> {
         let listener = self.listener_for(trunk, transport, remote.ip())?;
         if transport == Transport::Udp {
             return Some((Hop::Datagram { listener, remote }, false));
         }
-        let now = self.config.trunk_named(&trunk.name).cloned();
-        let called = now.filter(|now| called && now.uris == trunk.uris);
         if let Some(open) = self.connections.reusable(transport, remote, &trunk.name) {
+            let now = self.config.trunk_named(&trunk.name);
+            // A leg from before a reload may still name a `uri` that speaks for nothing any more.
+            let called = called.filter(|&uri| now.is_some_and(|now| now.uris.contains(uri)));
             if let Some(stream) = self.connections.get_mut(open)
+                && let Some(uri) = called
                 && stream.trunk.is_some()
-                && called.is_some()
+                && stream.called.as_deref() != called
             {
-                stream.called = called;
+                stream.called = Some(Arc::new(uri.clone()));
             }
             return Some((Hop::Stream(open), true));
         }
-        may_signal(&self.config, &trunk.name, remote, called.as_deref())?;
+        may_signal(&self.config, &trunk.name, remote, called)?;
         if self.connections.len() >= self.config.sip.limits.connections {
             return None;
         }
@@ -269,7 +271,7 @@ impl Context {
                 framer,
                 listener: None,
                 trunk: Some(Arc::from(trunk.name.as_str())),
-                called,
+                called: called.cloned().map(Arc::new),
                 transport,
                 local: SocketAddr::new(local, 0),
                 remote,

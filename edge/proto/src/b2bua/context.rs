@@ -9,7 +9,7 @@ use super::ownership::MAGIC_COOKIE;
 use super::parking::Parked;
 use super::ports::Leases;
 use crate::call::CallKey;
-use crate::config::{Config, Transport, Trunk};
+use crate::config::{Config, Transport, Trunk, TrunkUri};
 use crate::event::{CallId, Direction, Event, EventKind, LegNumber};
 use crate::id::{AllocationId, ConnectionId, CoreId, ResolveId};
 use crate::sip::auth::DigestServer;
@@ -68,7 +68,7 @@ struct ServerFacts {
     source: SocketAddr,
     transport: Transport,
     /// See [`Origin::called`].
-    called: Option<Arc<Trunk>>,
+    called: Option<Arc<TrunkUri>>,
     /// Port in the top Via, where its sender takes answers if its connection is gone.
     sent_by_port: u16,
     /// A new connection was opened for its answer.
@@ -434,7 +434,7 @@ impl Context {
             Some(uri) => uri.host.clone(),
             None => remote.ip().to_string(),
         };
-        let called = called.is_some_and(|then| then.uris == trunk.uris);
+        let called = called.as_deref();
         if let Some((hop, _)) = self.hop_to(&trunk, transport, remote, &name, called) {
             self.transactions
                 .set_server_hop(key, hop, transport.is_reliable());

@@ -1,6 +1,6 @@
 //! What crosses the boundary of the control facade: [`Input`] in, [`Output`] out.
 
-use crate::config::{Config, Transport, Trunk};
+use crate::config::{Config, Transport, TrunkUri};
 use crate::event::Event;
 use crate::id::{ConnectionId, CoreId, ListenerId, ResolveId};
 use crate::relay::{MediaCommand, MediaEvent};
@@ -157,8 +157,8 @@ pub enum HandoffMessage {
         listener: Option<ListenerId>,
         /// The trunk that a connection was opened to.
         trunk: Option<Arc<str>>,
-        /// That trunk as it was when its `uri` led there; `None` where the connection was not made for that.
-        called: Option<Arc<Trunk>>,
+        /// The `uri` of that trunk that led there; `None` where the connection was not made for one.
+        called: Option<Arc<TrunkUri>>,
         transport: Transport,
         local: SocketAddr,
         remote: SocketAddr,

@@ -94,7 +94,8 @@ impl Context {
             (None, Some(c)) => (c.uri.transport, c.address, c.uri.host.clone()),
             (None, None) => return None,
         };
-        let called = located.is_some_and(|c| c.address.ip() == address.ip());
+        let led_here = located.filter(|c| c.address.ip() == address.ip());
+        let called = led_here.map(|c| &c.uri);
         let (hop, _) = self.hop_to(trunk, transport, address, &name, called)?;
         Some(hop)
     }

@@ -2,7 +2,7 @@
 
 use super::{B2bua, Context};
 use crate::call::Call;
-use crate::config::{Config, Trunk};
+use crate::config::{Config, Trunk, TrunkUri};
 use crate::id::ConnectionId;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -53,16 +53,16 @@ impl B2bua {
     }
 }
 
-/// The trunk `name` of the present configuration, if `peer` may signal for it: its `allow` lists the address, or its `uri` is
-/// what it was when it led there. `called`: the trunk as it was then; a platform need not be listed to be called.
+/// The trunk `name` of the present configuration, if `peer` may signal for it: its `allow` lists the address, or it still has the
+/// `uri` that led there. `called`: that `uri`; a platform need not be listed to be called.
 pub(crate) fn may_signal<'a>(
     config: &'a Config,
     name: &str,
     peer: SocketAddr,
-    called: Option<&Trunk>,
+    called: Option<&TrunkUri>,
 ) -> Option<&'a Arc<Trunk>> {
     config.trunk_named(name).filter(|now| {
         now.allow.iter().any(|net| net.contains(&peer.ip()))
-            || called.is_some_and(|then| then.uris == now.uris)
+            || called.is_some_and(|uri| now.uris.contains(uri))
     })
 }

@@ -273,8 +273,13 @@ impl Call {
         let advertised = cx
             .sent_by(&l.trunk, transport, located.address)
             .ok_or_else(|| Outcome::unreachable("no listener speaks its transport and family"))?;
-        may_signal(&cx.config, &l.trunk.name, located.address, Some(&l.trunk))
-            .ok_or_else(|| Outcome::unreachable("a reload took the address from the trunk"))?;
+        may_signal(
+            &cx.config,
+            &l.trunk.name,
+            located.address,
+            Some(&located.uri),
+        )
+        .ok_or_else(|| Outcome::unreachable("a reload took the address from the trunk"))?;
         let (hop, reused) = cx
             .has_room_to(&l.trunk, transport, located.address)
             .then(|| {
@@ -283,7 +288,7 @@ impl Call {
                     transport,
                     located.address,
                     &located.uri.host,
-                    true,
+                    Some(&located.uri),
                 )
             })
             .flatten()

@@ -4,7 +4,7 @@ use super::Call;
 use super::leg::{Leg, LegState};
 use super::outcome::{Outcome, Refusal, status_of};
 use crate::b2bua::{ClientPurpose, Context, TimerKind, may_signal};
-use crate::event::{Cause, Direction, HangupBy, LegNumber};
+use crate::event::{Cause, HangupBy, LegNumber};
 use crate::sip::status::reason_phrase;
 use crate::sip::transaction::{ClientKey, ServerKey};
 use crate::sip::{HeaderName, Message, Method};
@@ -384,7 +384,7 @@ fn explain(cause: Cause) -> &'static str {
 impl Leg {
     /// Whether its peer, where there is one yet, may signal under the present configuration.
     fn is_listed(&self, cx: &Context) -> bool {
-        let called = (self.direction == Direction::Outbound).then_some(&*self.trunk);
+        let called = self.located.as_ref().map(|located| &located.uri);
         self.peer
             .is_none_or(|peer| may_signal(&cx.config, &self.trunk.name, peer, called).is_some())
     }

@@ -128,6 +128,31 @@ fn a_platform_whose_name_stays() {
 }
 
 #[test]
+fn a_platform_that_gets_a_second_address() {
+    let called_at = |uris: &[SocketAddr]| {
+        trunk_with("ai", |trunk| {
+            trunk.uris = uris.iter().copied().map(uri).collect();
+            trunk.allow.clear();
+        })
+    };
+    flow(
+        || called_at(&[V4.ai]),
+        |w| {
+            let (mut caller, mut agent) = answered(w);
+            let open = connection(w, w.site.ai);
+            w.reload(called_at(&[V4.stranger, V4.ai]));
+            assert!(w.is_open(open));
+            w.assert_bridges(&["4000<>4100"]);
+            // And is left with that one.
+            w.reload(called_at(&[V4.stranger]));
+            gets_bye(w, &mut caller);
+            agent.gets(w, "BYE");
+            assert_eq!(w.connections(w.site.ai), []);
+        },
+    );
+}
+
+#[test]
 fn a_caller_that_was_called_back_and_taken_off_the_list() {
     let named = |allow: &'static str| {
         trunk_with("carrier", |trunk| {

@@ -16,6 +16,7 @@ pub mod rtp;
 pub mod scenario;
 pub mod scene;
 pub mod sipp;
+pub mod staging;
 pub mod tunnel;
 pub mod wait;
 pub mod wire;
@@ -29,6 +30,7 @@ pub use rtp::RtpParty;
 pub use scenario::Scenario;
 pub use scene::{Scene, Story};
 pub use sipp::Sipp;
+pub use staging::{Play, Staging};
 pub use tunnel::Tunnel;
 pub use wire::Wire;
 

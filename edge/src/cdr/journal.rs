@@ -51,7 +51,7 @@ enum Line<T> {
     /// One leg, or two where half of the news would not make sense.
     Open(Vec<T>),
     Over(LegId),
-    /// What is known of a transfer that has no leg yet, or the line of a leg that an earlier process ended.
+    /// What is known of a transfer that has no leg yet, or the line of a leg that ended and that the CDR file did not take.
     Note(Note),
     /// The news of a core's [`EarlyJournal`] that what is written so far holds. They are numbered on from process to process
     /// in the same place: it stays true of whichever of their rings is there.
@@ -91,7 +91,7 @@ pub(super) struct Journal {
     /// The CDR file when the journal was last written anew.
     began: Option<Position>,
     calls: OpenCalls,
-    /// Lines of legs that ended in an earlier process, until they are in the CDR file.
+    /// Lines of legs that ended, while the CDR file does not take them: as many as the writer holds.
     ended: HashMap<LegId, String>,
     /// By core; those that an earlier process had, too.
     noted: Vec<Noted>,
@@ -158,9 +158,13 @@ impl Journal {
         self.calls.start(leg, &mut self.buffer);
     }
 
-    /// Keeps the line of a leg that ended in an earlier process until the leg is [over](Journal::over); the next
-    /// [`Journal::renew`] tells it.
+    /// Keeps the line of a leg that ended, while the CDR file does not take it, until the leg is [over](Journal::over).
     pub fn ended(&mut self, leg: LegId, line: String) {
+        let note = Note::End {
+            leg: leg.clone(),
+            line: line.clone(),
+        };
+        add(&mut self.buffer, &Line::Note::<OpenLeg>(note));
         self.ended.insert(leg, line);
     }
 

@@ -103,9 +103,13 @@ impl Records {
             None => {}
             Some(Note::End { leg, line }) => {
                 self.journal.flush();
-                let mut line = line.into_bytes();
-                line.push(b'\n');
-                self.writer.append(leg, line);
+                if self
+                    .writer
+                    .append(leg.clone(), format!("{line}\n").into_bytes())
+                {
+                    // The journal would take it for open: a kill would cost it its line.
+                    self.journal.ended(leg, line);
+                }
                 self.settle();
                 self.journal.count(core);
             }

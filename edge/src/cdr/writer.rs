@@ -9,7 +9,7 @@ use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-/// Memory for records that wait for the file: some 60,000 of them.
+/// Memory for records that wait for the file: some 60,000 of them. The journal keeps as much again, so that a kill loses none.
 const BACKLOG_BYTES: usize = 64 << 20;
 
 /// Why the CDR file cannot be used at all. Everything else is retried while calls go on.
@@ -98,14 +98,15 @@ impl CdrWriter {
         self
     }
 
-    /// Takes the line of `leg`, newline included. It is in the file, in memory for a retry, or counted as lost.
-    pub fn append(&mut self, leg: LegId, line: Vec<u8>) {
+    /// Takes the line of `leg`, newline included. It is in the file, in memory for a retry, or counted as lost; gives whether
+    /// it is in memory.
+    pub fn append(&mut self, leg: LegId, line: Vec<u8>) -> bool {
         if self.backlog.is_empty() {
             match self.write_from(&line, 0) {
                 Ok(()) => {
                     self.counters.written.inc();
                     self.settled.push(leg);
-                    return;
+                    return false;
                 }
                 Err(Stopped { written, error }) => {
                     self.first_written = written;
@@ -113,7 +114,7 @@ impl CdrWriter {
                 }
             }
         }
-        self.hold_back(leg, line);
+        self.hold_back(leg, line)
     }
 
     /// Call every second or so: retries the backlog, follows a rotation of the file, and makes what was written durable.
@@ -217,7 +218,8 @@ impl CdrWriter {
         Ok(())
     }
 
-    fn hold_back(&mut self, leg: LegId, line: Vec<u8>) {
+    /// Whether there is memory for it.
+    fn hold_back(&mut self, leg: LegId, line: Vec<u8>) -> bool {
         let outage = self.outage.get_or_insert_default();
         // The first of the backlog may be half written: it stays, so that the file never shows half a record for good.
         if self.backlog_bytes + line.len() > self.backlog_limit && !self.backlog.is_empty() {
@@ -230,12 +232,13 @@ impl CdrWriter {
                     "the memory for held-back CDRs is full: records are being lost"
                 );
             }
-            return;
+            return false;
         }
         outage.held_back += 1;
         self.backlog_bytes += line.len();
         self.backlog.push_back((leg, line));
         self.counters.backlog.set(gauge(self.backlog.len()));
+        true
     }
 
     fn retry(&mut self) {

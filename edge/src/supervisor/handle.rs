@@ -3,6 +3,7 @@
 use crate::access::AccessView;
 use arc_swap::ArcSwap;
 use edge_proto::config::Config;
+use prometheus::IntGauge;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, OnceLock};
@@ -41,6 +42,8 @@ pub struct SupervisorHandle {
     phase: Arc<AtomicU8>,
     config: Arc<ArcSwap<Config>>,
     access: Arc<OnceLock<AccessView>>,
+    /// Call records that wait for their file.
+    backlog: Arc<OnceLock<IntGauge>>,
 }
 
 /// Why a request was not carried out.
@@ -69,6 +72,7 @@ impl SupervisorHandle {
             phase,
             config: Arc::new(ArcSwap::new(config)),
             access: Arc::default(),
+            backlog: Arc::default(),
         };
         (handle, receiver)
     }
@@ -82,14 +86,25 @@ impl SupervisorHandle {
         let _ = self.access.set(access);
     }
 
+    /// `backlog`: how many call records wait for their file.
+    pub(super) fn watch_records(&self, backlog: IntGauge) {
+        // Once per process.
+        let _ = self.backlog.set(backlog);
+    }
+
     /// What is wrong although calls are taken: one sentence each.
     pub fn problems(&self) -> Vec<String> {
         let access = self.access.get().map(AccessView::get);
-        access
+        let access = access
             .filter(|status| !status.is_complete())
-            .map(|status| format!("access: {status}"))
-            .into_iter()
-            .collect()
+            .map(|status| format!("access: {status}"));
+        let waiting = self.backlog.get().map_or(0, IntGauge::get);
+        let records = (waiting > 0).then(|| {
+            format!(
+                "cdr: {waiting} call records wait in memory, since their file cannot be written"
+            )
+        });
+        access.into_iter().chain(records).collect()
     }
 
     pub(super) fn put_in_force(&self, config: Arc<Config>) {

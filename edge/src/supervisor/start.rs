@@ -107,6 +107,7 @@ impl Running {
         let access = Access::start(&settings.protocol, access_options(&settings.access));
         watch_access(&metrics, access.view());
         handle.watch_access(access.view());
+        handle.watch_records(metrics.cdr().backlog);
         let mut running = Running {
             access,
             settings,

@@ -8,6 +8,7 @@ mod bpf;
 mod challenged;
 mod cores;
 mod crash;
+mod disk;
 mod drain;
 mod harness;
 mod ipv6;

@@ -283,6 +283,36 @@ fn an_outage_of_the_cdr_file_after_a_kill_loses_and_repeats_nothing() {
     }
 }
 
+/// A leg that ended keeps its own line: when it ended and with what media is not known to the next start otherwise.
+#[test]
+fn a_kill_while_lines_wait_for_the_cdr_file_takes_none_of_them_for_a_leg_that_was_open() {
+    let events = call_with_transfer();
+    for told in 1..=events.len() {
+        let seen = &events[..told];
+        let site = Site::new();
+        let mut records = site.open();
+        records.writer.refuse();
+        tell(&mut records, seen, told);
+        // The journal is in order: what it holds is in no ring any more.
+        records.flush();
+        let killed = site.copy();
+        drop(killed.open());
+        check(&killed, seen, 0, &format!("{told} events, then a kill"));
+        records.journal.renew(records.writer.position());
+        let renewed = site.copy();
+        drop(renewed.open());
+        check(
+            &renewed,
+            seen,
+            0,
+            &format!("{told} events, and a new journal"),
+        );
+        drop(records);
+        drop(site.open());
+        check(&site, seen, 0, &format!("{told} events, then a stop"));
+    }
+}
+
 /// Two processes were killed, as during an upgrade: what the second left is told, whichever of its files are still there.
 #[test]
 fn a_second_kill_while_another_place_is_cleared_repeats_nothing() {

@@ -32,6 +32,8 @@ pub struct EdgeConfig {
     pub carrier_uri: Option<String>,
     /// Addresses that the agents' trunk allows besides the human's, as items of a TOML list.
     pub agents_allow: String,
+    /// Where its call records go; `None`: `cdr.jsonl` in the test's directory.
+    pub cdr: Option<PathBuf>,
     /// What is logged, as `SIP_EDGE_LOG` says it.
     pub log: &'static str,
 }
@@ -53,6 +55,7 @@ impl Default for EdgeConfig {
             agents_uri: None,
             carrier_uri: None,
             agents_allow: String::new(),
+            cdr: None,
             log: LOG,
         }
     }
@@ -61,6 +64,11 @@ impl Default for EdgeConfig {
 impl EdgeConfig {
     fn toml(&self, net: &Net, dir: &Path) -> String {
         [self.places(net, dir), self.trunks(net)].concat()
+    }
+
+    fn cdr_in(&self, dir: &Path) -> PathBuf {
+        let usual = || dir.join("cdr.jsonl");
+        self.cdr.clone().unwrap_or_else(usual)
     }
 
     /// Where the edge itself is.
@@ -92,13 +100,14 @@ address = "{edge}:9090"
 token_file = "{dir}/token"
 
 [cdr]
-path = "{dir}/cdr.jsonl"
+path = "{cdr}"
 "#,
             edge_keys = self.edge,
             sip = self.sip,
             edge = Net::host(net.edge),
             media = media.join(", "),
             dir = dir.display(),
+            cdr = self.cdr_in(dir).display(),
         )
     }
 
@@ -175,7 +184,7 @@ impl Edge {
     pub fn start(net: &Net, dir: &Path, config: &EdgeConfig) -> Edge {
         let file = dir.join("sip-edge.toml");
         fs::write(&file, config.toml(net, dir)).expect("the configuration is written");
-        let (cdr, token) = (dir.join("cdr.jsonl"), dir.join("token"));
+        let (cdr, token) = (config.cdr_in(dir), dir.join("token"));
         Edge::run_logging(net, dir, &file, (cdr, token), config.log)
     }
 
@@ -346,10 +355,11 @@ impl Edge {
         self.dir.join("sip-edge.toml")
     }
 
-    /// The CDR lines so far.
+    /// The whole CDR lines so far: one may be under way.
     pub fn cdr(&self) -> Vec<serde_json::Value> {
-        fs::read_to_string(&self.cdr)
-            .unwrap_or_default()
+        let text = fs::read_to_string(&self.cdr).unwrap_or_default();
+        let (whole, _) = text.rsplit_once('\n').unwrap_or_default();
+        whole
             .lines()
             .map(|line| serde_json::from_str(line).expect("a CDR line is JSON"))
             .collect()

@@ -1,9 +1,8 @@
 //! Label values from a bounded set, whatever peers send.
 
 use edge_proto::config::Config;
-use edge_proto::id::ListenerId;
 use std::borrow::Cow;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::{PoisonError, RwLock};
 
 /// Stands for everything outside the known set.
@@ -69,7 +68,7 @@ pub struct Labels(RwLock<Names>);
 #[derive(Debug, Default)]
 struct Names {
     trunks: BTreeSet<String>,
-    listeners: BTreeMap<ListenerId, String>,
+    listeners: BTreeSet<String>,
 }
 
 impl Labels {
@@ -83,7 +82,7 @@ impl Labels {
         names.listeners = config
             .listeners
             .iter()
-            .map(|listener| (listener.id, listener.name.clone()))
+            .map(|listener| listener.name.clone())
             .collect();
     }
 
@@ -97,12 +96,13 @@ impl Labels {
         }
     }
 
-    /// The listener's name in the present configuration.
-    pub fn listener(&self, id: ListenerId) -> String {
+    /// `listener` itself if the present configuration has it.
+    pub fn listener<'a>(&self, listener: &'a str) -> &'a str {
         let names = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        names
-            .listeners
-            .get(&id)
-            .map_or_else(|| OTHER.to_owned(), String::clone)
+        if names.listeners.contains(listener) {
+            listener
+        } else {
+            OTHER
+        }
     }
 }

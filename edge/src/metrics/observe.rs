@@ -73,7 +73,7 @@ impl Metrics {
                 listener, reason, ..
             } => self
                 .access_dropped
-                .with_label_values(&[self.labels.listener(*listener).as_str(), *reason])
+                .with_label_values(&[self.labels.listener(listener), *reason])
                 .inc(),
             EventKind::Malformed { .. } => self.malformed.inc(),
             // The control thread counts these two itself: an event about a full queue is easily lost.

@@ -1,7 +1,6 @@
 use super::*;
 use crate::test_support::{call_with_transfer, config, trunk};
 use edge_proto::event::{Cause, Direction, Event, EventKind};
-use edge_proto::id::ListenerId;
 use edge_proto::time::{Duration, Instant};
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -66,7 +65,7 @@ fn exercise(metrics: &Metrics) {
     observe(
         metrics,
         EventKind::AccessDropped {
-            listener: ListenerId(0),
+            listener: Arc::from("public"),
             source: IpAddr::V4(Ipv4Addr::LOCALHOST),
             reason: "unlisted",
         },

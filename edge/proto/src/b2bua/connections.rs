@@ -144,6 +144,8 @@ impl Context {
     }
 
     pub fn access_dropped(&mut self, listener: ListenerId, source: IpAddr, reason: &'static str) {
+        let known = self.config.listener(listener);
+        let listener = Arc::from(known.map_or("unknown", |listener| listener.name.as_str()));
         self.event(
             None,
             None,

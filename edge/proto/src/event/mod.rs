@@ -11,7 +11,6 @@ pub use redact::{Number, Privacy, Text};
 pub use timeline::{Description, TimelineEntry};
 
 use crate::config::Transport;
-use crate::id::ListenerId;
 use crate::time::{Duration, Instant};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -147,7 +146,8 @@ pub enum EventKind {
     CallEnded { cause: Cause },
     /// A source that no trunk lists.
     AccessDropped {
-        listener: ListenerId,
+        /// Its name.
+        listener: Arc<str>,
         source: IpAddr,
         reason: &'static str,
     },

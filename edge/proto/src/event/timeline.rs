@@ -140,7 +140,7 @@ impl EventKind {
                 reason,
             } => Description::new(
                 "access_dropped",
-                format!("{source} dropped at listener {}", listener.0),
+                format!("{source} dropped at listener {listener}"),
             )
             .because(*reason),
             EventKind::Connection {

@@ -14,7 +14,7 @@ fn a_source_that_no_trunk_lists_gets_no_answer_and_a_close() {
         ua.invites(w);
         w.assert_silent(stranger);
         w.assert_cdr(&[]);
-        w.assert_told(&["access_dropped: 192.0.2.66 dropped at listener 0 [unlisted]"]);
+        w.assert_told(&["access_dropped: 192.0.2.66 dropped at listener public [unlisted]"]);
     });
 }
 

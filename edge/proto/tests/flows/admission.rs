@@ -344,7 +344,9 @@ fn as_many_connections_as_the_edge_takes() {
         let first = w.connect_at(ListenerId(0), w.site.carrier, CoreId(0));
         let second = w.connect_at(ListenerId(0), w.site.carrier, CoreId(0));
         assert!(w.is_open(first) && !w.is_open(second));
-        w.assert_told(&["access_dropped: 192.0.2.10 dropped at listener 0 [connection_limit]"]);
+        w.assert_told(&[
+            "access_dropped: 192.0.2.10 dropped at listener public [connection_limit]",
+        ]);
     });
 }
 

@@ -23,6 +23,8 @@ fn a_source_that_no_trunk_lists_gets_no_byte_and_a_closed_connection() {
             (count() == f64::from(attempt)).then_some(())
         });
     }
+    let told = format!("{} dropped at listener public", scene.net.stranger);
+    scene.edge.until_logged(&told);
     // One that is closed without having asked anything.
     let mut silent = Wire::connect(scene.net.stranger, scene.edge.sip);
     assert_eq!((silent.next(), silent.rest()), (None, &b""[..]));

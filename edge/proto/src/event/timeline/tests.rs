@@ -1,7 +1,6 @@
 use super::*;
 use crate::config::Transport;
 use crate::event::{HangupBy, TransferRecord};
-use crate::id::ListenerId;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
@@ -125,7 +124,7 @@ fn every_kind() -> Vec<EventKind> {
             cause: Cause::Completed,
         },
         EventKind::AccessDropped {
-            listener: ListenerId(1),
+            listener: Arc::from("public"),
             source: IpAddr::V4(Ipv4Addr::new(198, 51, 100, 9)),
             reason: "unlisted",
         },
@@ -343,7 +342,7 @@ fn what_belongs_to_no_call_is_told_too() {
         shown(kinds[15].clone()),
         (
             "access_dropped",
-            "198.51.100.9 dropped at listener 1".to_owned(),
+            "198.51.100.9 dropped at listener public".to_owned(),
             Some("unlisted".to_owned())
         )
     );

@@ -62,7 +62,7 @@ impl B2bua {
             .and_then(|head| ResponseHint::read(head));
         self.malformed(stream.remote, fault.to_string());
         if let (Some(code), Some(hint)) = (fault.status(), hint) {
-            self.answer_hint(Hop::Stream(connection), &hint, code);
+            self.answer_hint(Hop::Stream(connection), &hint, code, &fault.to_string());
         }
         self.cx.close(connection);
     }
@@ -75,10 +75,12 @@ impl B2bua {
         }
     }
 
-    /// A refusal of a request of which no more than the hint could be read.
-    fn answer_hint(&mut self, hop: Hop, hint: &ResponseHint, code: u16) {
+    /// A refusal of a request of which no more than the hint could be read; `fault` says why.
+    fn answer_hint(&mut self, hop: Hop, hint: &ResponseHint, code: u16, fault: &str) {
         let tag = self.cx.tag();
-        let answer = ResponseBuilder::to_hint(hint, code).to_tag(&tag);
+        let answer = ResponseBuilder::to_hint(hint, code)
+            .because(fault)
+            .to_tag(&tag);
         self.cx.transmit(hop, answer.build());
     }
 
@@ -128,10 +130,11 @@ impl B2bua {
         let message = match Message::parse(raw, &self.cx.message_limits()) {
             Ok(message) => message,
             Err(fault) => {
-                self.malformed(origin.remote, fault.to_string());
+                let text = fault.to_string();
+                self.malformed(origin.remote, text.clone());
                 // A 400 where enough could be read to address one; never for a response or an ACK.
                 if let Some(hint) = &fault.response_hint {
-                    self.answer_hint(origin.hop, hint, fault.status());
+                    self.answer_hint(origin.hop, hint, fault.status(), &text);
                 }
                 return;
             }

@@ -4,7 +4,8 @@ use super::Call;
 use super::leg::{AwaitedAck, LegState, Owed, Reoffer, ReofferPurpose};
 use crate::b2bua::{ALLOW, CallTimer, ClientPurpose, Context, Family, TimerKind};
 use crate::event::{Cause, Direction, LegNumber};
-use crate::sdp::{self, Answer, LocalDescription, Offer};
+use crate::sdp::{self, Answer, LocalDescription, Offer, SdpError};
+use crate::sip::dialog::Dialog;
 use crate::sip::transaction::{ClientKey, ServerKey};
 use crate::sip::{HeaderName, Message, Method};
 use crate::time::Duration;
@@ -27,6 +28,23 @@ pub(super) fn offer_in(request: &Message) -> Result<Option<Offer>, (u16, Cause)>
     match Offer::parse(&body) {
         Ok(offer) => Ok(Some(offer)),
         Err(fault) => Err((fault.status(), fault.cause())),
+    }
+}
+
+/// What is wrong with a request that is refused with `code` for `cause`, where it is the peer's fault. In our own words: nothing of
+/// the request is repeated.
+pub(super) fn fault_in(request: &Message, code: u16, cause: Cause) -> Option<String> {
+    if cause != Cause::Malformed || !matches!(code, 400 | 488) {
+        return None;
+    }
+    if request.to_tag().is_none()
+        && let Err(fault) = Dialog::uas(request, "")
+    {
+        return Some(fault.to_string());
+    }
+    match Offer::parse(&request.body()).err()? {
+        SdpError::Malformed(_) => Some("a line of the session description is malformed".to_owned()),
+        fault => Some(format!("the session description: {fault}")),
     }
 }
 
@@ -214,10 +232,13 @@ impl Call {
             "a change of the session was refused; it stays as it was".to_owned(),
             Some(cause.as_str().to_owned()),
         );
-        let response = cx
+        let mut response = cx
             .response(request, code, None)
             .header(HeaderName::Reason, super::release::reason(code, cause))
             .maybe(HeaderName::Accept, accept(code));
+        if let Some(fault) = fault_in(request, code, cause) {
+            response = response.because(&fault);
+        }
         cx.respond(key, code, response);
     }
 

@@ -190,6 +190,9 @@ impl Call {
                 .response(&request, code, Some(&l.local_tag))
                 .header(HeaderName::Reason, reason(code, cause))
                 .maybe(HeaderName::Accept, super::modify::accept(code));
+            if let Some(fault) = super::modify::fault_in(&request, code, cause) {
+                response = response.because(&fault);
+            }
             if code == 503 || code == 500 {
                 response = response.header(HeaderName::RetryAfter, crate::b2bua::RETRY_AFTER_S);
             }

@@ -274,6 +274,16 @@ impl ResponseBuilder {
             .header(HeaderName::CSeq, &request.cseq)
     }
 
+    /// Says behind the status code's phrase what is wrong with the request (RFC 3261 §21.4.1). `fault`: words of ours, none of the
+    /// peer's. Characters that a Reason-Phrase has to escape (§25.1) become dashes.
+    pub fn because(mut self, fault: &str) -> Self {
+        self.status.push_str(": ");
+        let allowed = |c: char| c.is_ascii_alphanumeric() || " ;/?:@&=+$,-_.!~*'()".contains(c);
+        let escaped = fault.chars().map(|c| if allowed(c) { c } else { '-' });
+        self.status.extend(escaped);
+        self
+    }
+
     /// Puts a tag to the copied To when it has none (RFC 3261 §8.2.6.2).
     pub fn to_tag(mut self, tag: &str) -> Self {
         if let Some(to) = self.to.as_mut().filter(|to| !to.has_tag) {
@@ -434,5 +444,16 @@ mod tests {
             let line = format!("\r\nTo: {to}\r\n");
             assert!(core::str::from_utf8(&response).unwrap().contains(&line));
         }
+    }
+
+    #[test]
+    fn a_phrase_says_what_is_wrong_and_stays_a_phrase() {
+        let response = ResponseBuilder::new(400, "")
+            .because("CSeq is 2^31,\r\nor \"more\" (\u{e9}\0)")
+            .build();
+        assert_eq!(
+            &response[..],
+            b"SIP/2.0 400 Bad Request: CSeq is 2-31,--or -more- (--)\r\nContent-Length: 0\r\n\r\n"
+        );
     }
 }

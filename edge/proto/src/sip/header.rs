@@ -151,7 +151,7 @@ pub struct CSeq {
 pub enum CSeqError {
     #[error("not a number followed by a method")]
     Shape,
-    #[error("the number is 2^31 or more")]
+    #[error("the number is 2147483648 or more")]
     Range,
     #[error("the method is not a token")]
     Method,

@@ -269,6 +269,9 @@ fn messages_that_cannot_be_understood() {
         w.send(link, carrier, text);
         let (_, bad) = w.recv(carrier);
         assert_eq!(bad.status(), Some(400));
+        // RFC 3261 §21.4.1: the phrase tells what is wrong.
+        let told = "Bad Request: Max-Forwards is not a number from 0 to 255";
+        assert_eq!(bad.reason(), Some(told));
         // RFC 3261 §21.4.5, 21.5.6.
         let text = ua
             .request("OPTIONS", &[], "")
@@ -309,10 +312,18 @@ fn a_stream_that_cannot_be_cut_into_messages_is_closed() {
 fn a_message_without_its_length_is_refused_and_its_connection_closed() {
     flow(config, |w| {
         let carrier = w.site.carrier;
-        for (length, status) in [
-            ("", 400),
-            ("Content-Length: x\r\n", 400),
-            ("Content-Length: 99999999\r\n", 513),
+        for (length, status, told) in [
+            ("", 400, "a message on a stream has no Content-Length"),
+            (
+                "Content-Length: x\r\n",
+                400,
+                "Content-Length is not one number",
+            ),
+            (
+                "Content-Length: 99999999\r\n",
+                513,
+                "the message is larger than allowed",
+            ),
         ] {
             let connection = w.connect(carrier);
             let mut ua = Ua::caller_on(w, Link::Stream(connection), carrier, NUMBER, 4000);
@@ -322,6 +333,8 @@ fn a_message_without_its_length_is_refused_and_its_connection_closed() {
             w.send(ua.link, carrier, text);
             let (_, refusal) = w.recv(carrier);
             assert_eq!(refusal.status(), Some(status), "{length}");
+            let reason = refusal.reason().expect("a phrase");
+            assert!(reason.ends_with(told), "{reason}");
             assert!(!w.is_open(connection));
         }
     });

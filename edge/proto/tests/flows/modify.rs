@@ -227,6 +227,8 @@ fn a_change_that_is_not_sdp() {
         let (mut caller, mut agent) = answered(w);
         caller.sends(w, "INVITE", &[], "hello");
         let refusal = caller.gets(w, "400 INVITE");
+        let told = "Bad Request: a line of the session description is malformed";
+        assert_eq!(refusal.reason(), Some(told));
         caller.acks(w, &refusal);
         caller.sends(w, "INVITE", &["Content-Type: text/plain"], "hello");
         let refusal = caller.gets(w, "415 INVITE");

@@ -237,8 +237,22 @@ fn an_offer_that_is_not_sdp() {
         caller.sends(w, "INVITE", &[], "hello");
         caller.gets(w, "100 INVITE");
         let refusal = caller.gets(w, "400 INVITE");
+        let told = "Bad Request: a line of the session description is malformed";
+        assert_eq!(refusal.reason(), Some(told));
         caller.acks(w, &refusal);
         w.assert_cdr(&["1 in carrier 400 malformed edge"]);
+    });
+    flow(config, |w| {
+        let mut caller = Ua::caller(w, w.site.carrier, NUMBER, CALLER_RTP);
+        let contact = format!("Contact: {}\r\n", caller.contact);
+        let body = caller.sdp.text();
+        let text = caller.request("INVITE", &[], &body).replace(&contact, "");
+        w.send(caller.link, caller.address, text);
+        caller.gets(w, "100 INVITE");
+        let refusal = caller.gets(w, "400 INVITE");
+        let told = "Bad Request: the request has no Contact";
+        assert_eq!(refusal.reason(), Some(told));
+        caller.acks(w, &refusal);
     });
     // RFC 3261 §8.2.3.
     flow(config, |w| {

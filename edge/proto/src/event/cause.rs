@@ -149,7 +149,9 @@ impl Cause {
             Cause::MediaFailed => "no media port could be opened",
             Cause::EdgeRestart => "the edge stopped or was restarted during the call",
             Cause::EdgeOverload => "a limit of the edge was reached, or it is draining",
-            Cause::AccessRemoved => "a reload took the source off the trunk's allow list",
+            Cause::AccessRemoved => {
+                "a reload took the peer's address off the trunk's allow list, or took away the uri that led to it"
+            }
             Cause::Unauthorized => "the INVITE did not show valid credentials",
             Cause::NoRoute => "no route matches the trunk and number called from",
             Cause::NumberMissing => "the Request-URI has no user part to route by",

@@ -383,6 +383,16 @@ fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     PathBuf::from(name)
 }
 
+/// A new, empty file with its lock; `None`: somebody else was quicker.
+fn claimed(path: &Path) -> io::Result<Option<File>> {
+    let mut options = OpenOptions::new();
+    match options.write(true).create_new(true).mode(0o640).open(path) {
+        Ok(_) => locked(path),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
 /// The file with its lock; `None`: somebody else has it.
 fn locked(path: &Path) -> io::Result<Option<File>> {
     let file = OpenOptions::new().read(true).write(true).open(path)?;

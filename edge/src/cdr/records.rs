@@ -46,6 +46,10 @@ impl Records {
         } else {
             Crashed::find(path)
         };
+        Records::after(crashed, path, writer, errors)
+    }
+
+    fn after(crashed: Crashed, path: &Path, writer: CdrWriter, errors: IntCounter) -> Records {
         let mut records = Records {
             journal: Journal::new(path, &crashed, errors),
             writer,

@@ -1,7 +1,7 @@
 //! What processes that are dead have left open.
 
 use super::calls::OpenCalls;
-use super::{Line, OpenLeg, SLOTS, early_path, locked, remove_early, slot_path};
+use super::{Line, OpenLeg, SLOTS, claimed, early_path, locked, remove_early, slot_path};
 use crate::cdr::early;
 use crate::cdr::leg::LegId;
 use crate::cdr::note::Note;
@@ -56,9 +56,7 @@ impl Crashed {
                 }
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {
                     if crashed.place.is_none() {
-                        // Of a process that was killed while it removed them.
-                        remove_early(&path);
-                        crashed.place = Some(path);
+                        crashed.claim(path);
                     }
                 }
                 Err(error) => {
@@ -69,6 +67,23 @@ impl Crashed {
         crashed.legs = left.open.into_values().collect();
         crashed.ended = left.ended.into_iter().collect();
         crashed
+    }
+
+    /// Takes the place at `path`, where there is no journal: an empty one with a lock tells others that start now.
+    fn claim(&mut self, path: PathBuf) {
+        match claimed(&path) {
+            Ok(Some(file)) => {
+                // Of a process that was killed while it removed them.
+                remove_early(&path);
+                self.files.push((path.clone(), file));
+                self.place = Some(path);
+            }
+            Ok(None) => {
+                tracing::info!(journal = %path.display(), "another process has just taken this place for its journal of open calls");
+            }
+            // Whatever stands in the way stands in the way of the journal, which tells it and tries again.
+            Err(_) => self.place = Some(path),
+        }
     }
 
     /// Removes the journals; where this process's own is now, the old one is gone already.

@@ -385,7 +385,7 @@ fn a_cdr_file_that_cannot_be_opened_at_the_start_has_its_journals_later() {
     let events = call_with_transfer();
     tell(&mut records, &[], 0);
     note(&mut records, &events[0], &clock());
-    assert!(!site.journal().exists());
+    assert_eq!(fs::read(site.journal()).expect("its place"), b"");
     fs::remove_file(site.cdr()).expect("removes");
     records.tick();
     let ring = site.0.path().join("cdr.jsonl.open.core0");
@@ -510,6 +510,45 @@ fn a_journal_is_left_alone_while_its_process_lives() {
     assert_eq!(left, 1, "only the CDR file");
 }
 
+/// Both have looked for what is left before either wrote a journal.
+#[test]
+fn two_that_start_at_the_same_moment_keep_a_journal_each() {
+    let events = call_with_transfer();
+    let calls = [
+        "00112233445566778899aabbccddee00",
+        "00112233445566778899aabbccddee11",
+    ]
+    .map(|id| {
+        let mut start = events[0].clone();
+        start.call = Some(Arc::from(id));
+        start
+    });
+    for left in [0, 1] {
+        let site = match left {
+            0 => Site::new(),
+            left => killed(&events[..left], left),
+        };
+        let counters = counters();
+        let writers = [(); 2].map(|()| CdrWriter::open(&site.cdr(), counters.clone()));
+        let crashed = [(); 2].map(|()| Crashed::find(&site.cdr()));
+        let open = writers.into_iter().zip(crashed).map(|(writer, crashed)| {
+            let writer = writer.expect("opens");
+            Records::after(crashed, &site.cdr(), writer, counters.write_errors.clone())
+        });
+        let mut open: Vec<Records> = open.collect();
+        for (records, call) in open.iter_mut().zip(&calls) {
+            tell(records, std::slice::from_ref(call), 1);
+            records.tick();
+        }
+        assert_eq!(counters.write_errors.get(), 0);
+        let killed = site.copy();
+        drop(killed.open());
+        let (problems, causes) = verdict(&killed);
+        assert_eq!(problems, [""; 0]);
+        assert_eq!(causes, vec!["edge_restart"; 2 + left]);
+    }
+}
+
 #[test]
 fn a_journal_that_cannot_be_written_is_made_when_it_can() {
     let site = Site::new();
@@ -522,7 +561,7 @@ fn a_journal_that_cannot_be_written_is_made_when_it_can() {
     note(&mut records, &events[0], &clock);
     records.tick();
     assert!(counters.write_errors.get() >= 2);
-    assert!(!site.journal().exists());
+    assert_eq!(fs::read(site.journal()).expect("its place"), b"");
     fs::remove_dir(&in_the_way).expect("removes");
     records.tick();
     let after = Site::crashed(&site.left());

@@ -2,27 +2,36 @@
 //! place for comparison.
 //!
 //! `cargo run --release -p edge-bench --bin signalling [--quick]` writes `bench/report/signalling.md`, plots and
-//! `signalling.json`. Needs SIPp and two CPUs, and kamailio for the comparison.
+//! `signalling.json`; `signalling voice` tells what a call hears beside too much signalling. Needs SIPp and two CPUs, and kamailio for the comparison.
 
 mod load;
 mod report;
 mod subject;
 mod suite;
+mod voice;
 
 use anyhow::{Result, ensure};
-use clap::Parser;
+use clap::{Parser, ValueEnum};
 use std::path::PathBuf;
 use std::process::Command;
 
 #[derive(Parser)]
 #[command(about, version)]
 struct Arguments {
+    /// Only this part, told and not written.
+    part: Option<Part>,
     /// Only shows that everything runs.
     #[arg(long)]
     quick: bool,
     /// Where the report goes.
     #[arg(long, default_value = "bench/report")]
     report: PathBuf,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Part {
+    /// A call's media beside too much signalling.
+    Voice,
 }
 
 fn main() -> Result<()> {
@@ -37,6 +46,11 @@ fn main() -> Result<()> {
         "the load kit is not where it was built: {}",
         subject::kit().display()
     );
+    if let Some(Part::Voice) = arguments.part {
+        let rounds = suite::voice(arguments.quick)?;
+        println!("{}", serde_json::to_string_pretty(&rounds)?);
+        return Ok(());
+    }
     let results = suite::run(arguments.quick, there("kamailio"))?;
     let text = report::write(&results, &arguments.report)?;
     println!("{text}");

@@ -3,6 +3,7 @@
 use crate::load::{Outcome, Percentiles};
 use crate::subject::{CPU, Kind, PEERS_CPU};
 use crate::suite::{RATES, Results, Round};
+use crate::voice::{Heard, Voice};
 use anyhow::{Context as _, Result};
 use edge_bench::stats::Spread;
 use edge_bench::svg::{Bar, Group, bars};
@@ -48,6 +49,7 @@ fn tell(text: &mut String, results: &Results) -> Result<()> {
     rates(text, results)?;
     times(text, results)?;
     memory(text, results)?;
+    voice(text, &results.voice)?;
     writeln!(
         text,
         "\n![CPU](signalling-cpu.svg)\n![memory](signalling-memory.svg)"
@@ -216,6 +218,58 @@ fn memory(text: &mut String, results: &Results) -> Result<()> {
             )?;
         }
     }
+    Ok(())
+}
+
+fn voice(text: &mut String, rounds: &[Voice]) -> Result<()> {
+    let Some(first) = rounds.first() else {
+        return Ok(());
+    };
+    writeln!(text, "\n## A call's media beside too much signalling\n")?;
+    writeln!(
+        text,
+        "One established call, RTP of 172 octets, 50 packets/s each way, numbered; from the sender's send to the kernel's receive \
+         timestamp at the other party, in microseconds (loopback and relay). First while nothing else happens, then while the load \
+         kit's `overload` calls {}/s of {} ms each on the same core; the media thread was a {} thread. Medians (least-most) of {} \
+         rounds; lost: of all of them.\n",
+        first.load.load.rate,
+        first.load.load.hold_ms,
+        first.media_thread,
+        rounds.len()
+    )?;
+    writeln!(
+        text,
+        "| | p50 | p99 | most | lost | core busy |\n|---|---|---|---|---|---|"
+    )?;
+    type State = fn(&Voice) -> &Heard;
+    let states: [(&str, State); 2] = [
+        ("no signalling", |voice| &voice.quiet),
+        ("overload", |voice| &voice.loaded),
+    ];
+    for (name, state) in states {
+        let spread = |value: fn(&Heard) -> f64, digits| {
+            let spread = Spread::of(rounds.iter().map(|round| value(state(round))));
+            spread.map_or("-".to_owned(), |spread| spread.text(digits))
+        };
+        let sum = |value: fn(&Heard) -> u64| rounds.iter().map(|r| value(state(r))).sum::<u64>();
+        writeln!(
+            text,
+            "| {name} | {} | {} | {} | {} of {} | {} % |",
+            spread(|heard| heard.p50_us, 0),
+            spread(|heard| heard.p99_us, 0),
+            spread(|heard| heard.max_us, 0),
+            sum(|heard| heard.lost),
+            sum(|heard| heard.sent),
+            spread(|heard| heard.busy * 100.0, 0)
+        )?;
+    }
+    let begun = Spread::of(rounds.iter().map(|round| round.load.rate));
+    let failed: u64 = rounds.iter().map(|round| round.load.failed).sum();
+    writeln!(
+        text,
+        "\nOf the overload {} calls/s were begun; {failed} failed.",
+        begun.map_or("-".to_owned(), |spread| spread.text(0))
+    )?;
     Ok(())
 }
 

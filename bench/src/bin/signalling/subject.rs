@@ -38,6 +38,11 @@ impl Kind {
             Kind::Kamailio => "127.77.1.",
         }
     }
+
+    /// The address that ends in `last`: 1 is its own, 2 the carrier's, 3 the platform's, 4 the human's.
+    pub fn address(self, last: u8) -> String {
+        format!("{}{last}", self.network())
+    }
 }
 
 /// One that runs. It ends when dropped.
@@ -50,10 +55,15 @@ pub struct Subject {
 impl Subject {
     /// Starts it and waits until it listens.
     pub fn start(kind: Kind) -> Result<Subject> {
+        Subject::start_with(kind, "")
+    }
+
+    /// The same; `more`: what the edge's configuration has besides.
+    pub fn start_with(kind: Kind, more: &str) -> Result<Subject> {
         let dir = tempfile::tempdir()?;
         let log = fs::File::create(dir.path().join("log"))?;
         let process = match kind {
-            Kind::Edge => edge(dir.path(), &log),
+            Kind::Edge => edge(dir.path(), &log, more),
             Kind::Kamailio => kamailio(dir.path(), &log),
         }?;
         let mut subject = Subject { kind, process, dir };
@@ -61,9 +71,9 @@ impl Subject {
         Ok(subject)
     }
 
-    /// The address that ends in `last`: 1 is its own, 2 the carrier's, 3 the platform's, 4 the human's.
+    /// See [`Kind::address`].
     pub fn address(&self, last: u8) -> String {
-        format!("{}{last}", self.kind.network())
+        self.kind.address(last)
     }
 
     /// Where SIPp finds room for what it writes.
@@ -75,6 +85,16 @@ impl Subject {
     pub fn metrics(&self) -> Result<String> {
         let address = format!("http://{}:9090/metrics", self.address(1));
         Ok(ureq::get(address).call()?.body_mut().read_to_string()?)
+    }
+
+    /// Calls that the edge has at the load's platform; none where it does not say.
+    pub fn active(&self) -> u32 {
+        let metrics = self.metrics().unwrap_or_default();
+        let line = metrics
+            .lines()
+            .find_map(|line| line.strip_prefix("sip_edge_calls_active{trunk=\"ai\"}"));
+        line.and_then(|value| value.trim().parse().ok())
+            .unwrap_or(0)
     }
 
     fn wait_until_ready(&mut self) -> Result<()> {
@@ -98,7 +118,7 @@ pub fn kit() -> PathBuf {
 }
 
 /// `staging.toml` at the bench's addresses, on one core, with all the ports there are.
-fn edge(dir: &Path, log: &fs::File) -> Result<Process> {
+fn edge(dir: &Path, log: &fs::File, more: &str) -> Result<Process> {
     let binary = std::env::current_exe()?.with_file_name("sip-edge");
     if !binary.exists() {
         bail!(
@@ -113,7 +133,7 @@ fn edge(dir: &Path, log: &fs::File) -> Result<Process> {
         .replace("10000-30000", "10000-60000")
         .replace("../../target/staging-cdr.jsonl", &cdr.to_string_lossy());
     let file = dir.join("sip-edge.toml");
-    fs::write(&file, text)?;
+    fs::write(&file, text + more)?;
     let program = binary.to_str().context("a path that is no text")?;
     let log = log.try_clone()?;
     let errors = log.try_clone()?;

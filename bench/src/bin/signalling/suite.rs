@@ -2,6 +2,7 @@
 
 use crate::load::{Load, Outcome, Percentiles, play};
 use crate::subject::{Kind, Subject};
+use crate::voice::{self, Voice};
 use anyhow::Result;
 use edge_bench::process::raise_open_files;
 use serde::Serialize;
@@ -36,6 +37,8 @@ pub struct Results {
     /// The edge's own view at the highest rate of the comparison: request received to final response, INVITEs of the carrier.
     pub edge_response_ms: Option<Percentiles>,
     pub memory: Memory,
+    /// One entry per round.
+    pub voice: Vec<Voice>,
     pub seconds: f64,
 }
 
@@ -97,9 +100,17 @@ pub fn run(quick: bool, kamailio: bool) -> Result<Results> {
     results.transfers_search = search(&subject, "transfer", 300, if quick { 1 } else { 5 })?;
     drop(subject);
     results.memory = memory(files, if quick { &[200] } else { &ESTABLISHED })?;
+    results.voice = voice(quick)?;
     results.load_average[1] = first_line("/proc/loadavg");
     results.seconds = begun.elapsed().as_secs_f64();
     Ok(results)
+}
+
+/// One call's media with and without the overload.
+pub fn voice(quick: bool) -> Result<Vec<Voice>> {
+    raise_open_files(u64::from(ESTABLISHED[1]) * FILES_PER_CALL + OTHER_FILES);
+    let (rounds, seconds) = if quick { (1, 2) } else { (5, 6) };
+    voice::measure(rounds, seconds)
 }
 
 /// The same calls at the same rates through each, in turn; who is first alternates.
@@ -200,7 +211,7 @@ fn hold(subject: &Subject, wanted: u32, calls: u32, baseline: u64) -> Result<Est
     };
     let (mut most, mut rss) = (0, 0);
     let outcome = play(subject, load, || {
-        let up = subject.metrics().map_or(0, |metrics| active(&metrics));
+        let up = subject.active();
         if up >= most {
             most = up;
             rss = rss.max(subject.process.rss().unwrap_or(0));
@@ -236,15 +247,6 @@ fn tell(kind: Kind, outcome: &Outcome) {
         outcome.cpu_us,
         outcome.busy * 100.0
     );
-}
-
-/// Calls that the edge has at the platform.
-fn active(metrics: &str) -> u32 {
-    let line = metrics
-        .lines()
-        .find_map(|line| line.strip_prefix("sip_edge_calls_active{trunk=\"ai\"}"));
-    line.and_then(|value| value.trim().parse().ok())
-        .unwrap_or(0)
 }
 
 /// Buckets of the carrier's INVITEs in milliseconds.
@@ -292,12 +294,10 @@ mod tests {
     #[test]
     fn what_the_edge_exposes_is_read() {
         let metrics = "\
-sip_edge_calls_active{trunk=\"ai\"} 17
 sip_edge_sip_response_seconds_bucket{method=\"INVITE\",trunk=\"carrier\",le=\"0.001\"} 4
 sip_edge_sip_response_seconds_bucket{method=\"BYE\",trunk=\"carrier\",le=\"0.001\"} 9
 sip_edge_sip_response_seconds_bucket{method=\"INVITE\",trunk=\"carrier\",le=\"+Inf\"} 5
 ";
-        assert_eq!(active(metrics), 17);
         assert_eq!(responses(metrics), [(1.0, 4), (f64::INFINITY, 1)]);
     }
 }

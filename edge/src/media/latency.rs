@@ -117,6 +117,8 @@ impl LatencySampler {
         if self.publish_at.is_none_or(|at| now < at) {
             return;
         }
+        // First, so that whoever sees the samples sees their sum.
+        counters.sum_ns.add(self.sum_ns);
         for step in self.histogram.iter_recorded() {
             let value = step.value_iterated_to();
             let bucket = BOUNDS_NS.partition_point(|&bound| bound < value);
@@ -124,7 +126,6 @@ impl LatencySampler {
                 counter.add(step.count_at_value());
             }
         }
-        counters.sum_ns.add(self.sum_ns);
         self.histogram.reset();
         self.sum_ns = 0;
         self.publish_at = None;

@@ -165,4 +165,36 @@ struct edge_flow {
 	__u32 relay;
 };
 
+/*
+ * steer.bpf.c, whose maps are not pinned: they end with the daemon, as do the sockets in them. edge/src/media/steering.rs
+ * declares the structs.
+ */
+#define EDGE_STEER_FAMILIES 2
+/* Shared sockets of all media threads. */
+#define EDGE_STEER_SOCKETS 1024
+/* Windows of 2^26 ns, which is 67 ms. */
+#define EDGE_STEER_WINDOW 26
+/* Packets of a flow in one window (10,000 per second) that go to the shared socket. */
+#define EDGE_STEER_PACKETS 671
+/* Packets of strangers in one window (1,000 per second) that reach a latched port's own socket. */
+#define EDGE_STEER_STRANGERS 67
+
+/* steer_scope[0]: the addresses that media is at; zero: none of the family. */
+struct edge_steer_scope {
+	__u32 media4;
+	__u32 media6[4];
+};
+
+/* steered[port], or for IPv6 steered[EDGE_PORTS + port]: the latched flow of a media port. */
+struct edge_steered {
+	__u32 source[4];
+	__u16 port;
+	/* 0: none; n: sockets[n - 1]. */
+	__u16 socket;
+	/* Of the program: what it has counted in which window. */
+	__u32 window;
+	__u32 packets;
+	__u32 strangers;
+};
+
 #endif

@@ -1,11 +1,13 @@
-//! Compiles the XDP programs of `ebpf/` with clang into an object that the crate embeds.
+//! Compiles the BPF programs of `ebpf/` with clang into objects that the crate embeds.
 
 use std::env;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-const SOURCES: [&str; 3] = ["access.bpf.c", "parse.h", "layout.h"];
+/// Each becomes an object of its own.
+const PROGRAMS: [&str; 2] = ["access.bpf", "steer.bpf"];
+const HEADERS: [&str; 2] = ["parse.h", "layout.h"];
 const PACKAGES: &str = "on Debian and Ubuntu: apt install clang libbpf-dev linux-libc-dev\n\
     on Fedora: dnf install clang libbpf-devel kernel-headers";
 
@@ -14,17 +16,22 @@ fn main() {
     let manifest = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets it"));
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets it"));
     let ebpf = manifest.join("../ebpf");
-    for source in SOURCES {
-        println!("cargo:rerun-if-changed={}", ebpf.join(source).display());
+    for header in HEADERS {
+        println!("cargo:rerun-if-changed={}", ebpf.join(header).display());
     }
     let clang = env::var("CLANG").unwrap_or_else(|_| "clang".to_owned());
-    if let Err(fault) = compile(&clang, &ebpf, &out.join("access.bpf.o")) {
-        eprintln!("error: {fault}");
-        std::process::exit(1);
+    for program in PROGRAMS {
+        let source = ebpf.join(program).with_added_extension("c");
+        println!("cargo:rerun-if-changed={}", source.display());
+        let object = out.join(program).with_added_extension("o");
+        if let Err(fault) = compile(&clang, &ebpf, &source, &object) {
+            eprintln!("error: {fault}");
+            std::process::exit(1);
+        }
     }
 }
 
-fn compile(clang: &str, ebpf: &Path, object: &Path) -> Result<(), String> {
+fn compile(clang: &str, ebpf: &Path, source: &Path, object: &Path) -> Result<(), String> {
     let mut command = Command::new(clang);
     command
         .args(["-target", "bpf", "-mcpu=v3", "-O2", "-g"])
@@ -38,18 +45,15 @@ fn compile(clang: &str, ebpf: &Path, object: &Path) -> Result<(), String> {
     if Path::new(&headers).is_dir() {
         command.arg(format!("-I{headers}"));
     }
-    command
-        .arg("-c")
-        .arg(ebpf.join("access.bpf.c"))
-        .arg("-o")
-        .arg(object);
+    command.arg("-c").arg(source).arg("-o").arg(object);
     match command.status() {
         Ok(status) if status.success() => Ok(()),
         Ok(status) => Err(format!(
-            "{clang} could not compile ebpf/access.bpf.c ({status}); if it missed a header,\n{PACKAGES}"
+            "{clang} could not compile {} ({status}); if it missed a header,\n{PACKAGES}",
+            source.display()
         )),
         Err(fault) if fault.kind() == ErrorKind::NotFound => Err(format!(
-            "{clang} is needed to compile the XDP programs in ebpf/ and is not installed;\n{PACKAGES}\n\
+            "{clang} is needed to compile the BPF programs in ebpf/ and is not installed;\n{PACKAGES}\n\
              (or name another clang in the environment variable CLANG)"
         )),
         Err(fault) => Err(format!("{clang} could not be run: {fault}")),

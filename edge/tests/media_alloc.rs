@@ -6,10 +6,11 @@ mod bench;
 
 use bench::{Bench, Party, V4, conversation, talk};
 use edge_proto::relay::{Component, DropReason};
-use sip_edge::media::MediaOptions;
+use sip_edge::media::steering::Steering;
+use sip_edge::media::{Hub, MediaOptions};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// Counts what threads that asked for it allocate.
 struct Counting;
@@ -54,6 +55,27 @@ static ALLOCATOR: Counting = Counting;
 
 #[test]
 fn relaying_and_dropping_allocate_nothing() {
+    for steered in [false, true] {
+        STEERED.store(steered, Ordering::Relaxed);
+        relay_and_drop();
+    }
+}
+
+/// Whether flows share sockets.
+static STEERED: AtomicBool = AtomicBool::new(false);
+
+fn hub() -> Option<Hub> {
+    if !STEERED.load(Ordering::Relaxed) {
+        return None;
+    }
+    let opened = Steering::attach([V4.parse().unwrap()])
+        .and_then(|steering| Hub::open(steering.thread(0)?, &(10_000..=60_000)));
+    opened
+        .inspect_err(|error| println!("skipped: flows cannot share sockets here ({error})"))
+        .ok()
+}
+
+fn relay_and_drop() {
     let options = MediaOptions {
         allocations: 8,
         ..MediaOptions::default()

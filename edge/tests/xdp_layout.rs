@@ -2,6 +2,7 @@
 
 use sip_edge::access::OBJECT;
 use sip_edge::access::layout::*;
+use sip_edge::media::steering;
 use std::collections::BTreeMap;
 use std::mem::{offset_of, size_of};
 
@@ -191,6 +192,27 @@ macro_rules! same_layout {
         assert_eq!(size, size_of::<$rust>(), "size of {}", $c);
         assert_eq!(members.values().map(|m| m.1).sum::<usize>(), size, "padding in {}", $c);
     }};
+}
+
+#[test]
+fn the_steering_program_has_the_same_structs() {
+    let btf = Btf::parse(section(steering::OBJECT, ".BTF"));
+    same_layout!(btf, "edge_steer_scope", steering::Scope { media4, media6 });
+    same_layout!(
+        btf,
+        "edge_steered",
+        steering::Steered {
+            source,
+            port,
+            socket,
+            window,
+            packets,
+            strangers,
+        }
+    );
+    assert_eq!(btf.map_struct("steered", "value"), "edge_steered");
+    assert_eq!(btf.map_struct("steer_scope", "value"), "edge_steer_scope");
+    assert_eq!(btf.map_number("steered", "max_entries"), Some(2 * PORTS));
 }
 
 #[test]

@@ -124,10 +124,10 @@ is_well() {
     expect "credentials" "700 root root" "$(inside stat -c '%a %U %G' /etc/sip-edge/credentials)"
     expect "state" "750 sip-edge sip-edge" "$(inside stat -c '%a %U %G' /var/lib/sip-edge)"
     expect "runs as" sip-edge "$(inside stat -c %U "/proc/$(property MainPID)")"
-    # CAP_NET_ADMIN is bit 12, CAP_PERFMON 38, CAP_BPF 39.
+    # CAP_NET_ADMIN is bit 12, CAP_NET_RAW 13, CAP_PERFMON 38, CAP_BPF 39.
     local set
     for set in CapEff CapBnd CapAmb; do
-        expect "$set" 000000c000001000 "$(inside sed -n "s/^$set:\t//p" "/proc/$(property MainPID)/status")"
+        expect "$set" 000000c000003000 "$(inside sed -n "s/^$set:\t//p" "/proc/$(property MainPID)/status")"
     done
     media_goes_first
     expect "unit verifies" "" "$(inside systemd-analyze verify --man=no sip-edge.service 2>&1)"

@@ -43,7 +43,7 @@ pub enum FilterError {
 
 /// An error with its causes, in one line: aya leaves the system's word to the source, and puts the verifier's log, which has
 /// thousands of lines, into the text.
-pub(super) fn told(error: &dyn Error) -> String {
+pub(crate) fn told(error: &dyn Error) -> String {
     let mut text = Vec::new();
     let mut next = Some(error);
     while let Some(cause) = next {

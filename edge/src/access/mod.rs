@@ -15,6 +15,7 @@ mod pins;
 mod status;
 mod tables;
 
+pub(crate) use filter::told;
 pub use filter::{Filter, FilterError, OBJECT, PASS_PROGRAM};
 pub use guard::{FlowSource, MediaGuard};
 pub use layout::Reason;

@@ -90,9 +90,21 @@ pub enum FastPath {
     Off,
 }
 
+/// `media.steering`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum MediaSteering {
+    /// Latched flows share sockets, where the kernel permits it.
+    #[default]
+    Auto,
+    /// Each flow has sockets of its own alone.
+    Off,
+}
+
 /// What of `[media]` is for the media threads alone.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct MediaSettings {
+    /// `media.steering`.
+    pub steering: MediaSteering,
     /// `media.batch_us`; zero: packets are never kept.
     pub batch: Duration,
     /// `media.busy_poll_us`; zero: the media threads sleep whenever nothing is there.

@@ -60,6 +60,8 @@ pub struct MediaCounters {
     pub socket_errors: Counter,
     /// Sockets that only their learned peer can reach (a gauge).
     pub connected_sockets: Counter,
+    /// Flows that share sockets, since their peer is known (a gauge).
+    pub steered_flows: Counter,
     /// Allocations that are not closed (a gauge).
     pub allocations: Counter,
     /// Allocations that the thread has room for; set once.

@@ -2,8 +2,10 @@
 //! packet, and sends it from the buffer that it came in. Nothing per packet copies, allocates or locks.
 //!
 //! - [`worker`] is the loop. It owns everything below and is owned by one thread.
-//! - [`ring`] and [`buffers`] hold what the kernel may touch, behind a safe interface: with [`sockets`] and [`endpoint`] (which
+//! - [`ring`] and [`buffers`] hold what the kernel may touch, behind a safe interface ([`received`] reads what it wrote): with [`sockets`] and [`endpoint`] (which
 //!   receive is armed on a socket, and when it may be connected) this is the home of `unsafe` in this crate.
+//! - [`hub`] holds the sockets that latched flows share, [`steering`] is the BPF program that gives them their packets, and [`udp`] writes the
+//!   header of what leaves by them. Where the kernel does not permit them, each flow has sockets of its own alone.
 //! - [`pace`] decides when packets may gather, [`latency`] measures on a sample how long they stay.
 //! - [`priority`] puts the thread before the others of its core.
 //! - [`counters`] are read by the metrics.
@@ -14,16 +16,21 @@ mod buffers;
 mod counters;
 mod endpoint;
 mod error;
+mod hub;
 mod latency;
 mod pace;
 pub mod priority;
+mod received;
 mod ring;
 mod sockets;
+pub mod steering;
 mod token;
+mod udp;
 mod worker;
 
 pub use counters::{Counter, LaneCounters, MediaCounters};
 pub use error::{KERNEL_FLOOR, MediaError};
+pub use hub::Hub;
 pub use latency::{BOUNDS_NS, LatencyCounters, SAMPLED_LEGS};
 pub use worker::Worker;
 
@@ -43,7 +50,7 @@ pub struct MediaOptions {
     pub allocations: u32,
     /// Receive buffers, a power of two; they are what bridges a moment in which the thread does not run.
     pub buffers: u16,
-    /// Octets of a buffer: a datagram plus 44 for its source.
+    /// Octets of a buffer: a datagram plus 124 for its addresses and time.
     pub buffer_bytes: usize,
     /// Packets sent per system call at most.
     pub entries: u32,
@@ -92,6 +99,8 @@ pub struct Setup {
     pub counters: Arc<MediaCounters>,
     /// Told who may send to which port.
     pub guard: MediaGuard,
+    /// The sockets that flows share; `None`: each has its own alone.
+    pub hub: Option<Hub>,
     /// Set it, then wake the commands' waker: [`Worker::run`] closes every socket and returns.
     pub stop: Arc<AtomicBool>,
 }

@@ -3,32 +3,21 @@
 
 use super::buffers::{Buffer, BufferPool};
 use super::error::MediaError;
+use super::received::{ReceivedFrom, ReceivedShared, ReceivedStamped};
 use super::token::{Kind, Token};
-use io_uring::types::{CancelBuilder, Fd, Fixed, RecvMsgOut, SubmitArgs, Timespec};
+use io_uring::types::{CancelBuilder, Fd, Fixed, SubmitArgs, Timespec};
 use io_uring::{IoUring, Probe, cqueue, opcode, squeue};
 use socket2::SockAddr;
 use std::cell::UnsafeCell;
 use std::io;
 use std::marker::PhantomData;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::ops::Range;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::time::Duration;
 
 /// The one group of provided buffers.
 const GROUP: u16 = 0;
-
-/// Room that each [`Kind::ReceiveFrom`] buffer keeps for the source.
-const NAME_OCTETS: usize = std::mem::size_of::<libc::sockaddr_in6>();
-
-/// Octets of `struct io_uring_recvmsg_out`, which precedes the source.
-const RECVMSG_HEADER: usize = 16;
-
-/// Room that each [`Kind::ReceiveStamped`] buffer keeps for the time of arrival: a control message with a timespec.
-const STAMP_OCTETS: usize = CONTROL_HEADER + 16;
-
-/// Octets of a `cmsghdr` on a 64-bit machine.
-const CONTROL_HEADER: usize = 16;
 
 /// Completions that end a [`Wait::gather`] early, and so about the most sockets that one turn serves.
 pub const GATHERED: usize = 512;
@@ -66,25 +55,6 @@ pub struct Completion {
     pub more: bool,
 }
 
-/// A packet of a [`Kind::ReceiveFrom`] completion.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct ReceivedFrom {
-    pub source: SocketAddr,
-    /// Where in the buffer the datagram is.
-    pub payload: Range<usize>,
-    pub truncated: bool,
-}
-
-/// A packet of a [`Kind::ReceiveStamped`] completion.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct ReceivedStamped {
-    /// Where in the buffer the datagram is.
-    pub payload: Range<usize>,
-    pub truncated: bool,
-    /// When the kernel received it: nanoseconds of the wall clock. `None` where it does not say.
-    pub at: Option<u64>,
-}
-
 /// The ring, its buffers and its fixed files. Bound to the thread that made it (SINGLE_ISSUER).
 pub struct Ring {
     // Dropped first. What is in flight then is cancelled, not completed: with DEFER_TASKRUN receives and reads run only
@@ -95,6 +65,8 @@ pub struct Ring {
     shape: Box<libc::msghdr>,
     /// The same for receives that tell the time instead.
     stamped_shape: Box<libc::msghdr>,
+    /// The same for receives of shared sockets.
+    shared_shape: Box<libc::msghdr>,
     /// Whether the kernel can let completions gather.
     gathers: bool,
     /// Where the kernel writes the wake-up's count, which nobody reads.
@@ -147,8 +119,9 @@ impl Ring {
         let nobody = SockAddr::from(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)));
         Ok(Ring {
             pool,
-            shape: Box::new(recvmsg_shape(NAME_OCTETS, 0)),
-            stamped_shape: Box::new(recvmsg_shape(0, STAMP_OCTETS)),
+            shape: Box::new(ReceivedFrom::shape()),
+            stamped_shape: Box::new(ReceivedStamped::shape()),
+            shared_shape: Box::new(ReceivedShared::shape()),
             gathers: uring.params().is_feature_min_timeout(),
             wake_count: Box::new(UnsafeCell::new([0; 8])),
             destinations: vec![nobody; entries].into(),
@@ -194,6 +167,15 @@ impl Ring {
     /// that has the times taken.
     pub fn receive_stamped(&mut self, file: u32, token: Token) -> io::Result<()> {
         let shape = &raw const *self.stamped_shape;
+        let entry = opcode::RecvMsgMulti::new(Fixed(file), shape, GROUP)
+            .build()
+            .user_data(token.to_bits());
+        self.push(&entry)
+    }
+
+    /// Arms a multishot receive on a socket that flows share ([`Ring::received_shared`]).
+    pub fn receive_shared(&mut self, file: u32, token: Token) -> io::Result<()> {
+        let shape = &raw const *self.shared_shape;
         let entry = opcode::RecvMsgMulti::new(Fixed(file), shape, GROUP)
             .build()
             .user_data(token.to_bits());
@@ -288,27 +270,19 @@ impl Ring {
     /// Takes apart what a [`Kind::ReceiveFrom`] completion of `length` octets left in its buffer.
     pub fn received_from(&mut self, buffer: &Buffer, length: usize) -> Option<ReceivedFrom> {
         let shape = &*self.shape;
-        let bytes = self.pool.bytes(buffer, 0..length)?;
-        let out = RecvMsgOut::parse(bytes, shape).ok()?;
-        let start = RECVMSG_HEADER + NAME_OCTETS;
-        Some(ReceivedFrom {
-            source: socket_address(out.name_data())?,
-            payload: start..start + out.payload_data().len(),
-            truncated: out.is_payload_truncated(),
-        })
+        ReceivedFrom::read(self.pool.bytes(buffer, 0..length)?, shape)
     }
 
     /// Takes apart what a [`Kind::ReceiveStamped`] completion of `length` octets left in its buffer.
     pub fn received_stamped(&mut self, buffer: &Buffer, length: usize) -> Option<ReceivedStamped> {
         let shape = &*self.stamped_shape;
-        let bytes = self.pool.bytes(buffer, 0..length)?;
-        let out = RecvMsgOut::parse(bytes, shape).ok()?;
-        let start = RECVMSG_HEADER + STAMP_OCTETS;
-        Some(ReceivedStamped {
-            payload: start..start + out.payload_data().len(),
-            truncated: out.is_payload_truncated(),
-            at: stamp(out.control_data()),
-        })
+        ReceivedStamped::read(self.pool.bytes(buffer, 0..length)?, shape)
+    }
+
+    /// Takes apart what a [`Kind::ReceiveShared`] completion of `length` octets left in its buffer.
+    pub fn received_shared(&mut self, buffer: &Buffer, length: usize) -> Option<ReceivedShared> {
+        let shape = &*self.shared_shape;
+        ReceivedShared::read(self.pool.bytes(buffer, 0..length)?, shape)
     }
 
     /// Submits what waits, without waiting for completions.
@@ -399,7 +373,7 @@ impl Ring {
         if self.uring.submission().is_full() {
             self.submit();
         }
-        // SAFETY: called by the methods above only, whose entries refer to `shape`, `stamped_shape`, `wake_count` and the buffer group: all
+        // SAFETY: called by the methods above only, whose entries refer to the shapes, `wake_count` and the buffer group: all
         // live as long as the ring and are written by nobody else.
         unsafe { self.uring.submission().push(entry) }
             .map_err(|_| io::Error::from(io::ErrorKind::WouldBlock))
@@ -464,85 +438,10 @@ fn disabled_sysctl() -> Option<String> {
     Some(text.trim().to_owned())
 }
 
-/// Only the lengths matter: a multishot recvmsg puts everything into the buffer.
-fn recvmsg_shape(name_octets: usize, control_octets: usize) -> libc::msghdr {
-    // SAFETY: all zeros is a valid msghdr: null pointers and zero lengths.
-    let mut shape: libc::msghdr = unsafe { std::mem::zeroed() };
-    shape.msg_namelen = name_octets as libc::socklen_t;
-    shape.msg_controllen = control_octets;
-    shape
-}
-
-/// Reads the one control message that a socket with SO_TIMESTAMPNS adds: nanoseconds of the wall clock.
-fn stamp(control: &[u8]) -> Option<u64> {
-    let (length, rest) = control.split_first_chunk::<8>()?;
-    let (level, rest) = rest.split_first_chunk::<4>()?;
-    let (kind, rest) = rest.split_first_chunk::<4>()?;
-    let (seconds, rest) = rest.split_first_chunk::<8>()?;
-    let nanos = rest.first_chunk::<8>()?;
-    let is_stamp = usize::from_ne_bytes(*length) == STAMP_OCTETS
-        && i32::from_ne_bytes(*level) == libc::SOL_SOCKET
-        && i32::from_ne_bytes(*kind) == libc::SCM_TIMESTAMPNS;
-    let seconds = u64::try_from(i64::from_ne_bytes(*seconds)).ok()?;
-    let nanos = u64::try_from(i64::from_ne_bytes(*nanos)).ok()?;
-    is_stamp.then_some(seconds.checked_mul(1_000_000_000)?.checked_add(nanos)?)
-}
-
-/// Reads a `sockaddr_in` or `sockaddr_in6`.
-fn socket_address(name: &[u8]) -> Option<SocketAddr> {
-    let (family, rest) = name.split_first_chunk::<2>()?;
-    let (port, rest) = rest.split_first_chunk::<2>()?;
-    let port = u16::from_be_bytes(*port);
-    match i32::from(u16::from_ne_bytes(*family)) {
-        libc::AF_INET => {
-            let address = rest.first_chunk::<4>()?;
-            Some((Ipv4Addr::from(*address), port).into())
-        }
-        libc::AF_INET6 => {
-            let (_flow, rest) = rest.split_first_chunk::<4>()?;
-            let (address, rest) = rest.split_first_chunk::<16>()?;
-            let scope = u32::from_ne_bytes(*rest.first_chunk::<4>()?);
-            // A flow label says nothing about who the source is.
-            Some(SocketAddrV6::new(Ipv6Addr::from(*address), port, 0, scope).into())
-        }
-        _ => None,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::os::fd::AsFd;
-
-    #[test]
-    fn a_source_is_read_as_the_kernel_writes_it() {
-        for text in ["192.0.2.1:4000", "[2001:db8::1]:4001", "[fe80::1%3]:9"] {
-            let address: SocketAddr = text.parse().unwrap();
-            let raw = SockAddr::from(address);
-            // SAFETY: a SockAddr has `len` initialised octets.
-            let bytes = unsafe {
-                std::slice::from_raw_parts(raw.as_ptr().cast::<u8>(), raw.len() as usize)
-            };
-            assert_eq!(socket_address(bytes), Some(address));
-            assert_eq!(socket_address(&bytes[..bytes.len() - 13]), None);
-        }
-        assert_eq!(socket_address(&[0; 28]), None);
-    }
-
-    #[test]
-    fn a_stamp_is_read_and_nothing_else() {
-        let mut control = [0; STAMP_OCTETS];
-        control[..8].copy_from_slice(&STAMP_OCTETS.to_ne_bytes());
-        control[8..12].copy_from_slice(&libc::SOL_SOCKET.to_ne_bytes());
-        control[12..16].copy_from_slice(&libc::SCM_TIMESTAMPNS.to_ne_bytes());
-        control[16..24].copy_from_slice(&3i64.to_ne_bytes());
-        control[24..].copy_from_slice(&14i64.to_ne_bytes());
-        assert_eq!(stamp(&control), Some(3_000_000_014));
-        assert_eq!(stamp(&control[..31]), None);
-        control[12] ^= 1;
-        assert_eq!(stamp(&control), None);
-        assert_eq!(stamp(&[]), None);
-    }
 
     /// Below the microsecond that the kernel counts in, a time to gather is none: waiting for more completions without it would
     /// be for ever.

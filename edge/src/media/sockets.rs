@@ -1,11 +1,20 @@
-//! UDP sockets of an allocation.
+//! UDP sockets: those of an allocation, and those that many share.
 
 use rustix::net::connect_unspec;
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockFilter, Socket, Type};
 use std::io;
 use std::mem::MaybeUninit;
-use std::net::SocketAddr;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::net::{IpAddr, SocketAddr};
+use std::ops::RangeInclusive;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+
+/// Room in the queue of a socket that many flows share, in octets: for some 10,000 packets, as many as a thread relays in the longest
+/// moment in which it does not run. The same for what leaves, where an interface or a neighbour takes nothing for a moment.
+const SHARED_QUEUE: libc::c_int = 32 << 20;
+
+/// Ports tried for a shared socket.
+const SHARED_TRIES: usize = 1000;
+const FIRST_UNPRIVILEGED: u16 = 1024;
 
 /// One UDP socket, bound to one address: what is sent from it carries the address that packets were received on.
 #[derive(Debug)]
@@ -36,23 +45,32 @@ impl MediaSocket {
         }
     }
 
+    /// A socket at `address` for packets that were sent to other ports there: it tells which. Its own is none of `avoid`, which flows
+    /// will want. Needs CAP_NET_ADMIN for its large queue.
+    pub fn shared(address: IpAddr, avoid: &RangeInclusive<u16>) -> io::Result<Self> {
+        // From above, where the kernel's own choice of ports does not reach by default.
+        let mut free = (FIRST_UNPRIVILEGED..=u16::MAX)
+            .rev()
+            .filter(|port| !avoid.contains(port))
+            .take(SHARED_TRIES);
+        let socket = free
+            .find_map(|port| MediaSocket::bind(SocketAddr::new(address, port)).ok())
+            .ok_or(io::ErrorKind::AddrInUse)?;
+        match address {
+            IpAddr::V4(_) => socket.set(libc::SOL_IP, libc::IP_RECVORIGDSTADDR, 1)?,
+            IpAddr::V6(_) => socket.set(libc::SOL_IPV6, libc::IPV6_RECVORIGDSTADDR, 1)?,
+        }
+        socket.set(libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, SHARED_QUEUE)?;
+        Ok(socket)
+    }
+
     /// From now on a received datagram comes with the time at which the kernel got it.
     pub fn stamp_receives(&self) -> io::Result<()> {
-        let on: libc::c_int = 1;
-        // SAFETY: the pointer and the length are those of a local that outlives the call.
-        let result = unsafe {
-            libc::setsockopt(
-                self.0.as_raw_fd(),
-                libc::SOL_SOCKET,
-                libc::SO_TIMESTAMPNS,
-                (&raw const on).cast(),
-                std::mem::size_of_val(&on) as libc::socklen_t,
-            )
-        };
-        match result {
-            0 => Ok(()),
-            _ => Err(io::Error::last_os_error()),
-        }
+        self.set(libc::SOL_SOCKET, libc::SO_TIMESTAMPNS, 1)
+    }
+
+    fn set(&self, level: libc::c_int, option: libc::c_int, value: libc::c_int) -> io::Result<()> {
+        set_option(&self.0, level, option, value)
     }
 
     /// Datagrams that the kernel had no room for in this socket's queue (or found damaged) since it was made; wraps.
@@ -88,6 +106,67 @@ impl MediaSocket {
 impl AsFd for MediaSocket {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
+    }
+}
+
+impl AsRawFd for MediaSocket {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_raw_fd()
+    }
+}
+
+/// A raw socket that sends UDP datagrams, their header included, from one address and any of its ports. It receives nothing.
+#[derive(Debug)]
+pub struct RawSender(Socket);
+
+impl RawSender {
+    /// Needs CAP_NET_RAW, and CAP_NET_ADMIN for its large queue.
+    pub fn open(address: IpAddr) -> io::Result<Self> {
+        let local = SocketAddr::new(address, 0);
+        let socket = Socket::new(Domain::for_address(local), Type::RAW, Some(Protocol::UDP))?;
+        // A raw socket is handed a copy of every datagram of its protocol. Nothing passes the first, and the second keeps even
+        // the copy from being made, but for what this address sends to itself.
+        socket.attach_filter(&[SockFilter::new(RETURN, 0, 0, 0)])?;
+        socket.bind(&local.into())?;
+        socket.connect(&local.into())?;
+        set_option(
+            &socket,
+            libc::SOL_SOCKET,
+            libc::SO_SNDBUFFORCE,
+            SHARED_QUEUE,
+        )?;
+        Ok(RawSender(socket))
+    }
+}
+
+impl AsFd for RawSender {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// The one instruction of a classic BPF program that returns a constant: octets to keep.
+const RETURN: u16 = 0x06;
+
+fn set_option(
+    socket: &Socket,
+    level: libc::c_int,
+    option: libc::c_int,
+    value: libc::c_int,
+) -> io::Result<()> {
+    // SAFETY: the pointer and the length are those of a local that outlives the call.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            level,
+            option,
+            (&raw const value).cast(),
+            std::mem::size_of_val(&value) as libc::socklen_t,
+        )
+    };
+    match result {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
     }
 }
 

@@ -16,6 +16,8 @@ pub enum Kind {
     Receive,
     /// A multishot receive on a connected socket that tells when the kernel got each packet.
     ReceiveStamped,
+    /// A multishot receive on a socket that flows share, whose number is in the place of the slot.
+    ReceiveShared,
     /// A send that failed (one that succeeds has no completion).
     Send,
     /// A cancellation that found nothing to cancel.
@@ -40,6 +42,18 @@ impl Token {
         component: Component::Rtp,
     };
 
+    /// The receive of shared socket `number`.
+    pub fn shared(number: u32) -> Token {
+        Token {
+            kind: Kind::ReceiveShared,
+            allocation: AllocationId {
+                slot: number,
+                generation: 0,
+            },
+            component: Component::Rtp,
+        }
+    }
+
     pub fn to_bits(self) -> u64 {
         let kind = match self.kind {
             Kind::Wake => 0,
@@ -48,6 +62,7 @@ impl Token {
             Kind::Send => 3,
             Kind::Cancel => 4,
             Kind::ReceiveStamped => 5,
+            Kind::ReceiveShared => 6,
         };
         u64::from(self.allocation.generation) << 32
             | u64::from(self.allocation.slot & (MAX_SLOTS - 1)) << 8
@@ -64,6 +79,7 @@ impl Token {
             3 => Kind::Send,
             4 => Kind::Cancel,
             5 => Kind::ReceiveStamped,
+            6 => Kind::ReceiveShared,
             _ => return None,
         };
         Some(Token {
@@ -92,6 +108,7 @@ mod tests {
             Kind::ReceiveFrom,
             Kind::Receive,
             Kind::ReceiveStamped,
+            Kind::ReceiveShared,
             Kind::Send,
             Kind::Cancel,
         ] {
@@ -106,6 +123,6 @@ mod tests {
                 }
             }
         }
-        assert_eq!(Token::from_bits(6), None);
+        assert_eq!(Token::from_bits(7), None);
     }
 }

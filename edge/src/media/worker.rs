@@ -3,6 +3,7 @@
 use super::counters::MediaCounters;
 use super::endpoint::{Endpoint, SETTLE};
 use super::error::MediaError;
+use super::hub::{self, Hub};
 use super::latency::{LatencySampler, SAMPLED_LEGS};
 use super::pace::Pace;
 use super::ring::{Completion, Ring, RingOptions, Wait};
@@ -40,12 +41,17 @@ struct Flow {
     /// Where RTP is bound; RTCP is at the next port.
     local: SocketAddr,
     endpoints: [Endpoint; 2],
+    /// RTP comes by a socket of the hub.
+    steered: bool,
 }
 
 /// One media thread's state. Made and run on the same thread.
 pub struct Worker {
     ring: Ring,
     relay: Relay,
+    hub: Option<Hub>,
+    /// A receive of the hub must be armed.
+    hub_unarmed: bool,
     /// By slot.
     flows: Vec<Option<Box<Flow>>>,
     capacity: u32,
@@ -78,17 +84,24 @@ impl Worker {
     pub fn new(setup: Setup) -> Result<Worker, MediaError> {
         let options = setup.options;
         let capacity = room(&options)?;
-        let ring = Ring::new(RingOptions {
+        let mut ring = Ring::new(RingOptions {
             entries: options.entries,
             buffers: options.buffers,
             buffer_bytes: options.buffer_bytes,
-            files: capacity * 2,
+            files: capacity * 2 + hub::FILES,
             polled: !options.busy_poll.is_zero(),
         })?;
         setup.counters.capacity.set(u64::from(capacity));
+        let mut hub = setup.hub;
+        if let Some(hub) = &mut hub {
+            hub.register(&mut ring, capacity * 2)
+                .map_err(MediaError::system("registering the shared sockets"))?;
+        }
         Ok(Worker {
             batch: Vec::with_capacity(ring.completion_capacity()),
             ring,
+            hub_unarmed: hub.is_some(),
+            hub,
             relay: Relay::new(RelayConfig {
                 capacity,
                 timeout: options.timeout,
@@ -133,6 +146,7 @@ impl Worker {
             let eventfd = self.commands.waker().clone();
             self.wake_unarmed = self.ring.wait_for_wake(eventfd.as_fd()).is_err();
         }
+        self.arm_hub();
         let wait = self.prepare_sleep();
         self.ring
             .turn(wait)
@@ -185,7 +199,10 @@ impl Worker {
         if !self.backlog.is_empty() {
             return Some(EVENT_RETRY);
         }
-        if !self.commands.is_empty() || self.stop.load(Ordering::Acquire) || self.wake_unarmed {
+        if !self.commands.is_empty() || self.stop.load(Ordering::Acquire) {
+            return Some(Duration::ZERO);
+        }
+        if self.wake_unarmed || self.hub_unarmed {
             return Some(Duration::ZERO);
         }
         let visit = self.visits.front().map(|&(at, ..)| at);
@@ -227,7 +244,7 @@ impl Worker {
                 self.counters.drop_packet(DropReason::SendFailed);
             }
             Kind::Cancel => self.cancel_failed(token),
-            Kind::ReceiveFrom | Kind::Receive | Kind::ReceiveStamped => {
+            Kind::ReceiveFrom | Kind::Receive | Kind::ReceiveStamped | Kind::ReceiveShared => {
                 if let Some(buffer) = buffer {
                     match usize::try_from(result) {
                         Ok(length) => self.receive(now, token, buffer, length),
@@ -244,6 +261,9 @@ impl Worker {
     fn receive_ended(&mut self, now: Instant, token: Token, result: i32) {
         if result == -libc::ENOBUFS {
             self.counters.buffers_exhausted.add(1);
+        }
+        if token.kind == Kind::ReceiveShared {
+            return self.hub_receive_ended(token);
         }
         if let Some(endpoint) = endpoint(&mut self.flows, token.allocation, token.component) {
             endpoint.ended(now, result);
@@ -356,6 +376,10 @@ impl Worker {
         component: Component,
         peer: Option<SocketAddr>,
     ) {
+        let peer = match component {
+            Component::Rtp => self.share(allocation, peer),
+            Component::Rtcp => peer,
+        };
         if let Some(endpoint) = endpoint(&mut self.flows, allocation, component) {
             endpoint.want(peer);
             self.steer(now, allocation, component);
@@ -374,7 +398,7 @@ impl Worker {
         }
         // Before there is a socket that could be taken for one of the host's own.
         for component in Component::ALL {
-            self.guard.allow_latching(port_of(local, component), &[]);
+            self.guard.allow_latching(component.address(local), &[]);
         }
         let first = allocation.slot * 2;
         let bound = bind_pair(local).and_then(|[rtp, rtcp]| {
@@ -394,8 +418,12 @@ impl Worker {
                 allocation,
                 local,
                 endpoints,
+                steered: false,
             }));
             self.counters.allocations.add(1);
+        }
+        if let Some(hub) = &mut self.hub {
+            hub.lease(local, allocation);
         }
         for component in Component::ALL {
             self.steer(now, allocation, component);
@@ -410,7 +438,7 @@ impl Worker {
         if flow.allocation != allocation {
             return;
         }
-        let local = port_of(flow.local, component);
+        let local = component.address(flow.local);
         match admission {
             Admission::Nobody => self.guard.allow_latching(local, &[]),
             Admission::Hosts(hosts) => self.guard.allow_latching(local, &hosts.map(Into::into)),
@@ -421,7 +449,7 @@ impl Worker {
 
     fn guard_closed(&mut self, local: SocketAddr) {
         for component in Component::ALL {
-            self.guard.remove(port_of(local, component));
+            self.guard.remove(component.address(local));
         }
     }
 
@@ -430,6 +458,7 @@ impl Worker {
             self.relay.released(allocation);
             return;
         }
+        self.share(allocation, None);
         for component in Component::ALL {
             if let Some(endpoint) = endpoint(&mut self.flows, allocation, component) {
                 endpoint.close();
@@ -460,6 +489,9 @@ impl Worker {
         if let Some(mut flow) = flow {
             count_overflows(&mut flow.endpoints, &self.counters);
             let local = flow.local;
+            if let Some(hub) = &mut self.hub {
+                hub.end_lease(local);
+            }
             drop(flow);
             self.guard_closed(local);
         }
@@ -504,15 +536,6 @@ impl Worker {
     }
 }
 
-/// Where `component` of an allocation whose RTP is at `local` is.
-fn port_of(local: SocketAddr, component: Component) -> SocketAddr {
-    let offset = match component {
-        Component::Rtp => 0,
-        Component::Rtcp => 1,
-    };
-    SocketAddr::new(local.ip(), local.port().saturating_add(offset))
-}
-
 fn endpoint(
     flows: &mut [Option<Box<Flow>>],
     allocation: AllocationId,
@@ -536,7 +559,8 @@ fn room(options: &MediaOptions) -> Result<u32, MediaError> {
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile)
         .current
         .unwrap_or(u64::from(u32::MAX));
-    let fitting = u32::try_from(limit / 2).unwrap_or(u32::MAX);
+    let fitting =
+        u32::try_from(limit.saturating_sub(u64::from(hub::FILES)) / 2).unwrap_or(u32::MAX);
     match options.allocations.clamp(1, MAX_SLOTS).min(fitting) {
         0 => Err(MediaError::Files { limit }),
         room => Ok(room),
@@ -545,5 +569,6 @@ fn room(options: &MediaOptions) -> Result<u32, MediaError> {
 
 mod overflows;
 mod packets;
+mod sharing;
 #[cfg(test)]
 mod tests;

@@ -57,6 +57,7 @@ pub struct Metrics {
     digest: IntCounterVec,
     rtp_packets: IntCounterVec,
     rtp_dropped: IntCounterVec,
+    rtp_steered: IntGaugeVec,
     relay_latency: RelayLatency,
     access_dropped: IntCounterVec,
     xdp_attached: IntGaugeVec,
@@ -149,6 +150,11 @@ impl Metrics {
                 "Media packets that were not relayed, by reason.",
                 &["core", "reason"],
             )?,
+            rtp_steered: family.gauges(
+                "rtp_steered_flows",
+                "Media flows that share the sockets of their core now; the others have sockets of their own.",
+                &["core"],
+            )?,
             relay_latency: family.register(RelayLatency::new(&Families::opts(
                 "rtp_relay_latency_seconds",
                 "From the kernel's receive timestamp of an RTP packet to the end of its send; of one leg in 16, at most one batch \
@@ -238,6 +244,13 @@ impl Metrics {
     /// What the CDR writer counts.
     pub fn cdr(&self) -> CdrCounters {
         self.cdr.clone()
+    }
+
+    /// Media flows of `core` that share sockets.
+    pub fn set_steered_flows(&self, core: CoreId, flows: u64) {
+        self.rtp_steered
+            .with_label_values(&[core.to_string().as_str()])
+            .set(i64::try_from(flows).unwrap_or(i64::MAX));
     }
 
     /// Tells from now on how long the media thread of `core` keeps packets.

@@ -13,6 +13,7 @@ mod handle;
 mod notify;
 mod reload;
 mod start;
+mod steering;
 #[cfg(test)]
 mod tests;
 mod threads;

@@ -91,6 +91,7 @@ fn needs_restart(old: &Settings, new: &Settings) -> Vec<String> {
         ("edge.cores", old.cores != new.cores),
         ("[media]", media(old) != media(new)),
         ("media.fast_path", old.fast_path != new.fast_path),
+        ("media.steering", old.media.steering != new.media.steering),
         ("media.batch_us", old.media.batch != new.media.batch),
         (
             "media.busy_poll_us",

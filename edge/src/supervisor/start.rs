@@ -5,6 +5,7 @@ use super::access::{access_options, watch_access};
 use super::cores::{cpus, keep_pages_small, raise_open_files};
 use super::handle::SupervisorHandle;
 use super::notify::{Beat, ServiceManager};
+use super::steering;
 use super::threads::Threads;
 use crate::access::Access;
 use crate::admin::{AdminServer, AdminStop};
@@ -15,7 +16,8 @@ use crate::control::listener::{ListenerSetup, bind};
 use crate::control::resolver::ResolverSettings;
 use crate::control::{self, ControlCommand, ControlLimits, CoreStatus, Outlets};
 use crate::handoff::{Full, Receiver, Sender, Waker, bounded, bounded_on};
-use crate::media::{self, MediaCounters, MediaOptions};
+use crate::media::steering::Steering;
+use crate::media::{self, Hub, MediaCounters, MediaOptions};
 use crate::metrics::Metrics;
 use crate::reporter::{self, BookLimits, Reporter, ReporterOptions, ReporterStop, Shared};
 use edge_proto::b2bua::{B2bua, B2buaParams, HandoffMessage, SharedKeys};
@@ -163,7 +165,9 @@ impl Running {
             .into_iter()
             .unzip();
         let (ready, all_ready) = mpsc::unbounded_channel();
+        let steering = steering::attach(&self.settings);
         let common = Common {
+            steering,
             clock,
             cores: u8::try_from(cpus.len()).unwrap_or(CoreId::MAX_CORES),
             keys,
@@ -190,7 +194,8 @@ impl Running {
         (listeners, early): (Sockets, EarlyJournal),
     ) -> Result<(), RunError> {
         let clock = common.clock;
-        let media = self.start_media(id, cpu, clock, &waker, &common.ready)?;
+        let hub = steering::hub(common.steering.as_ref(), id, &self.settings);
+        let media = self.start_media((id, cpu, hub), clock, &waker, &common.ready)?;
         let (commands, command_queue) = bounded_on(COMMANDS, &waker);
         let status = Arc::new(CoreStatus::default());
         self.metrics.watch_control(id, status.clone());
@@ -242,8 +247,7 @@ impl Running {
 
     fn start_media(
         &mut self,
-        id: CoreId,
-        cpu: usize,
+        (id, cpu, hub): (CoreId, usize, Option<Hub>),
         clock: Clock,
         control: &Waker,
         ready: &mpsc::UnboundedSender<()>,
@@ -267,6 +271,7 @@ impl Running {
             events: event_sender,
             counters,
             guard: self.access.media_guard(),
+            hub,
             stop: stop.clone(),
         };
         let ready = ready.clone();
@@ -299,6 +304,7 @@ impl Running {
             let lane = &counters.io_uring;
             metrics.rtp_packets_total(core, "io_uring", "inbound", lane.received.get());
             metrics.rtp_packets_total(core, "io_uring", "outbound", lane.sent.get());
+            metrics.set_steered_flows(core, counters.steered_flows.get());
             for &reason in DropReason::ALL {
                 metrics.rtp_dropped_total(core, reason.as_str(), counters.dropped(reason));
             }
@@ -407,6 +413,7 @@ impl Running {
 
 /// What all cores are given alike.
 struct Common<'a> {
+    steering: Option<Steering>,
     clock: Clock,
     cores: u8,
     keys: SharedKeys,

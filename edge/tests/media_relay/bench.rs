@@ -66,6 +66,7 @@ impl Bench {
             events: event_sender,
             counters: Arc::clone(&counters),
             guard: MediaGuard::absent(),
+            hub: crate::hub(),
             stop: Arc::clone(&stop),
         };
         let thread = std::thread::spawn(move || {
@@ -216,9 +217,14 @@ impl Bench {
         }
     }
 
-    /// Waits until `count` sockets are reachable for their learned peers alone.
+    /// Waits until `count` flows are reachable for their learned peers alone.
     pub fn wait_connected(&self, count: u64) {
-        self.wait_until("connected", |c| c.connected_sockets.get() == count);
+        self.wait_until("connected", |_| self.connected() == count);
+    }
+
+    /// Flows that only their learned peers can reach, by a socket of their own or by steering.
+    pub fn connected(&self) -> u64 {
+        self.counters.connected_sockets.get() + self.counters.steered_flows.get()
     }
 }
 

@@ -33,7 +33,7 @@ fn a_stranger_is_never_relayed_before_during_or_after_latching() {
         attack(number);
         talk(&a, leg_a, &b, leg_b, number);
         number += 1;
-        rounds_after += u32::from(bench.counters.connected_sockets.get() == 2);
+        rounds_after += u32::from(bench.connected() == 2);
     }
     for party in [&a, &b, &stranger] {
         party.has_heard_nothing();
@@ -178,7 +178,7 @@ fn the_same_description_again_changes_nothing() {
     bench.wait_connected(2);
     bench.describe(leg_a, &a);
     bench.settle_commands();
-    assert_eq!(bench.counters.connected_sockets.get(), 2);
+    assert_eq!(bench.connected(), 2);
     talk(&a, leg_a, &b, leg_b, 2);
 }
 

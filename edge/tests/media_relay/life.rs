@@ -29,7 +29,7 @@ fn closing_frees_the_ports_at_once_in_every_state() {
             }
         }
         assert_eq!(bench.counters.allocations.get(), 0);
-        assert_eq!(bench.counters.connected_sockets.get(), 0);
+        assert_eq!(bench.connected(), 0);
     }
 }
 

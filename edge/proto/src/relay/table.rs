@@ -128,12 +128,13 @@ impl Relay {
             let peer = self.get_mut(to).ok_or(DropReason::Unbridged)?;
             let destination = peer.destination(allocation, component)?;
             peer.count_sent(now, component, packet.len());
-            Ok((to, destination))
+            Ok((to, component.address(peer.local), destination))
         });
         match route {
-            Ok((to, destination)) => Verdict::Forward {
+            Ok((to, local, destination)) => Verdict::Forward {
                 to,
                 component,
+                local,
                 destination,
             },
             Err(reason) => Verdict::Drop(reason),

@@ -22,6 +22,12 @@ impl Component {
             Component::Rtcp => 1,
         }
     }
+
+    /// Where this component of an allocation whose RTP is at `rtp` is.
+    pub fn address(self, rtp: SocketAddr) -> SocketAddr {
+        let port = rtp.port().saturating_add(self.index() as u16);
+        SocketAddr::new(rtp.ip(), port)
+    }
 }
 
 /// The decision about one packet.
@@ -31,6 +37,8 @@ pub enum Verdict {
     Forward {
         to: AllocationId,
         component: Component,
+        /// The address of that socket.
+        local: SocketAddr,
         destination: SocketAddr,
     },
     Drop(DropReason),

@@ -7,7 +7,7 @@ pub(super) use trunk::{RawPassword, RawPresent, RawTransfer, RawTrunk};
 use super::diagnostic::{At, Listed, Place, Sink};
 use super::reader::Section;
 use super::scalar::{self, Advertise};
-use super::{AccessMode, FastPath};
+use super::{AccessMode, FastPath, MediaSteering};
 use edge_proto::config::Transport;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
@@ -66,6 +66,7 @@ pub(super) struct RawMedia {
     pub advertise: Vec<At<IpAddr>>,
     pub ports: Option<At<RangeInclusive<u16>>>,
     pub fast_path: Option<At<FastPath>>,
+    pub steering: Option<At<MediaSteering>>,
     pub timeout_s: Option<At<u64>>,
     pub batch_us: Option<At<u64>>,
     pub busy_poll_us: Option<At<u64>>,
@@ -220,12 +221,14 @@ fn listen(sink: &mut Sink<'_>, mut section: Section<'_>) -> RawListen {
 
 fn media(sink: &mut Sink<'_>, mut section: Section<'_>) -> RawMedia {
     let fast_path = [("auto", FastPath::Auto), ("off", FastPath::Off)];
+    let steering = [("auto", MediaSteering::Auto), ("off", MediaSteering::Off)];
     let raw = RawMedia {
         place: Some(section.place.clone()),
         addresses: section.list(sink, "addresses", scalar::ip_address),
         advertise: items(section.list(sink, "advertise", scalar::ip_address)),
         ports: section.parsed(sink, "ports", scalar::port_range),
         fast_path: section.choice(sink, "fast_path", &fast_path),
+        steering: section.choice(sink, "steering", &steering),
         timeout_s: section.integer(sink, "timeout_s", 0..=MAX_SECONDS),
         batch_us: section.integer(sink, "batch_us", 0..=MAX_BATCH_US),
         busy_poll_us: section.integer(sink, "busy_poll_us", 0..=MAX_BUSY_POLL_US),

@@ -70,6 +70,10 @@ pub(super) fn media(
 /// How the media threads run.
 pub(super) fn settings(raw: &RawMedia) -> MediaSettings {
     MediaSettings {
+        steering: raw
+            .steering
+            .as_ref()
+            .map_or_else(Default::default, |at| at.value),
         batch: Duration::from_micros(value_or(&raw.batch_us, DEFAULT_BATCH_US)),
         busy_poll: Duration::from_micros(value_or(&raw.busy_poll_us, 0)),
     }

@@ -28,6 +28,9 @@ impl Worker {
             return;
         }
         self.overflow_search.next = now + INTERVAL;
+        if let Some(hub) = &mut self.hub {
+            hub.count_overflows(&self.counters);
+        }
         let first = self.overflow_search.slot;
         for flow in self
             .flows

@@ -2,15 +2,19 @@
 
 use super::super::buffers::Buffer;
 use super::super::token::{Kind, Token};
+use super::super::udp;
 use super::{Worker, endpoint};
 use edge_proto::id::AllocationId;
 use edge_proto::relay::{Component, DropReason, Verdict};
 use edge_proto::time::Instant;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::ops::Range;
 
 /// A packet in its buffer.
 struct Packet {
+    /// Whose it is.
+    allocation: AllocationId,
+    component: Component,
     source: SocketAddr,
     payload: Range<usize>,
     truncated: bool,
@@ -22,6 +26,7 @@ struct Packet {
 struct Forward {
     to: AllocationId,
     component: Component,
+    local: SocketAddr,
     destination: SocketAddr,
     payload: Range<usize>,
 }
@@ -46,11 +51,6 @@ impl Worker {
         buffer: &Buffer,
         length: usize,
     ) -> Result<Forward, DropReason> {
-        let Token {
-            allocation,
-            component,
-            ..
-        } = token;
         let packet = self
             .packet(token, buffer, length)
             .ok_or(DropReason::NoAllocation)?;
@@ -63,13 +63,18 @@ impl Worker {
             .ok_or(DropReason::Truncated)?;
         #[cfg(test)]
         self.addresses.push((bytes.as_ptr().addr(), 0));
-        let verdict = self
-            .relay
-            .relay(now, allocation, component, packet.source, bytes);
+        let verdict = self.relay.relay(
+            now,
+            packet.allocation,
+            packet.component,
+            packet.source,
+            bytes,
+        );
         match verdict {
             Verdict::Forward {
                 to,
                 component,
+                local,
                 destination,
             } => {
                 if let Some(stamp) = packet.stamp {
@@ -78,6 +83,7 @@ impl Worker {
                 Ok(Forward {
                     to,
                     component,
+                    local,
                     destination,
                     payload: packet.payload,
                 })
@@ -86,44 +92,54 @@ impl Worker {
         }
     }
 
-    /// Finds the datagram in its buffer, and who sent it; `None` when its allocation is gone.
+    /// Finds the datagram in its buffer, and whose it is; `None` when its allocation is gone.
     fn packet(&mut self, token: Token, buffer: &Buffer, length: usize) -> Option<Packet> {
+        if token.kind == Kind::ReceiveShared {
+            let received = self.ring.received_shared(buffer, length)?;
+            return Some(Packet {
+                allocation: self.hub.as_ref()?.owner(received.local)?,
+                component: Component::Rtp,
+                source: received.source,
+                payload: received.payload,
+                truncated: received.truncated,
+                stamp: received.at,
+            });
+        }
         let from = endpoint(&mut self.flows, token.allocation, token.component)?;
         from.heard();
-        match token.kind {
+        let packet = |source, payload, truncated, stamp| Packet {
+            allocation: token.allocation,
+            component: token.component,
+            source,
+            payload,
+            truncated,
+            stamp,
+        };
+        Some(match token.kind {
             Kind::ReceiveFrom => {
                 let received = self.ring.received_from(buffer, length)?;
-                Some(Packet {
-                    source: received.source,
-                    payload: received.payload,
-                    truncated: received.truncated,
-                    stamp: None,
-                })
+                packet(received.source, received.payload, received.truncated, None)
             }
             Kind::ReceiveStamped => {
                 let source = from.connected()?;
                 let received = self.ring.received_stamped(buffer, length)?;
-                Some(Packet {
-                    source,
-                    payload: received.payload,
-                    truncated: received.truncated,
-                    stamp: received.at,
-                })
+                packet(source, received.payload, received.truncated, received.at)
             }
-            _ => Some(Packet {
-                source: from.connected()?,
-                payload: 0..length,
-                // A plain receive does not tell; no packet of a real network is as large as a buffer.
-                truncated: length >= self.ring.buffer_bytes(),
-                stamp: None,
-            }),
-        }
+            // A plain receive does not tell whether it was cut; no packet of a real network is as large as a buffer.
+            _ => packet(
+                from.connected()?,
+                0..length,
+                length >= self.ring.buffer_bytes(),
+                None,
+            ),
+        })
     }
 
     fn send(&mut self, forward: Forward, buffer: Buffer) {
         let Forward {
             to,
             component,
+            local,
             destination,
             payload,
         } = forward;
@@ -133,6 +149,20 @@ impl Worker {
             self.ring.bytes(&buffer, payload.clone()),
         ) {
             last.1 = bytes.as_ptr().addr();
+        }
+        let raw = self.hub.as_ref().and_then(|hub| hub.sender(local));
+        if let Some((file, start)) = raw.zip(payload.start.checked_sub(udp::HEADER)) {
+            let token = Token {
+                kind: Kind::Send,
+                allocation: to,
+                component,
+            };
+            return self.send_raw(
+                file,
+                token,
+                (buffer, start..payload.end),
+                (local, destination),
+            );
         }
         let refused = match endpoint(&mut self.flows, to, component) {
             Some(endpoint) => {
@@ -144,6 +174,38 @@ impl Worker {
             }
             None => Some(buffer),
         };
+        self.sent(refused);
+    }
+
+    /// Sends through the socket that all flows share, which leaves writing the UDP header to us.
+    fn send_raw(
+        &mut self,
+        file: u32,
+        token: Token,
+        (buffer, datagram): (Buffer, Range<usize>),
+        (local, destination): (SocketAddr, SocketAddr),
+    ) {
+        let written = self
+            .ring
+            .bytes(&buffer, datagram.clone())
+            .is_some_and(|bytes| udp::write_header(bytes, local, destination));
+        if !written {
+            return self.sent(Some(buffer));
+        }
+        // A raw socket's address has a protocol in the place of the port, or zero (raw(7)).
+        let host = match destination {
+            SocketAddr::V6(v6) => SocketAddr::V6(SocketAddrV6::new(*v6.ip(), 0, 0, v6.scope_id())),
+            SocketAddr::V4(v4) => SocketAddr::V4(SocketAddrV4::new(*v4.ip(), 0)),
+        };
+        let refused = self
+            .ring
+            .send(file, token, buffer, datagram, Some(host))
+            .err();
+        self.sent(refused);
+    }
+
+    /// Counts a packet as sent, or as one that could not be.
+    fn sent(&mut self, refused: Option<Buffer>) {
         match refused {
             None => self.counters.io_uring.sent.add(1),
             Some(buffer) => {

@@ -33,6 +33,7 @@ fn bench(options: MediaOptions, events_capacity: usize) -> Bench {
         events: event_sender,
         counters: Arc::clone(&counters),
         guard: MediaGuard::absent(),
+        hub: None,
         stop: Arc::new(AtomicBool::new(false)),
     })
     .unwrap();

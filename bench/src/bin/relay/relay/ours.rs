@@ -9,7 +9,8 @@ use edge_proto::relay::{DropReason, LatchMode, MediaCommand, MediaEvent, Payload
 use sip_edge::access::MediaGuard;
 use sip_edge::clock::Clock;
 use sip_edge::handoff::{Receiver, Sender, bounded};
-use sip_edge::media::{MediaCounters, MediaOptions, Setup, Worker, priority};
+use sip_edge::media::steering::Steering;
+use sip_edge::media::{Hub, MediaCounters, MediaOptions, Setup, Worker, priority};
 use std::io::BufRead;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -32,6 +33,9 @@ pub struct Tuning {
     /// Receive buffers.
     #[arg(long)]
     buffers: Option<u16>,
+    /// Each flow has sockets of its own alone.
+    #[arg(long)]
+    no_steering: bool,
     /// How the media thread is scheduled.
     #[arg(long, value_enum, default_value = "preferred")]
     scheduling: Scheduling,
@@ -96,6 +100,15 @@ pub fn run(legs: u16, core: usize, tuning: &Tuning) -> Result<()> {
     let (event_sender, events) = bounded(1024)?;
     let counters = Arc::new(MediaCounters::default());
     let stop = Arc::new(AtomicBool::new(false));
+    // Attached until the process ends.
+    let hub = match tuning.no_steering {
+        true => None,
+        false => {
+            let ports = plan::RELAY_RANGE.0..=plan::RELAY_RANGE.1;
+            let steering = Steering::attach([plan::RELAY.into()])?;
+            Some(Hub::open(steering.thread(0)?, &ports)?)
+        }
+    };
     let setup = Setup {
         clock: Clock::start(),
         options: tuning.options(legs),
@@ -103,6 +116,7 @@ pub fn run(legs: u16, core: usize, tuning: &Tuning) -> Result<()> {
         events: event_sender,
         counters: counters.clone(),
         guard: MediaGuard::absent(),
+        hub,
         stop: stop.clone(),
     };
     let waker = setup.commands.waker().clone();
@@ -232,6 +246,7 @@ fn told(counters: &MediaCounters) -> serde_json::Value {
         "sent": counters.io_uring.sent.get(),
         "dropped": dropped,
         "connected": counters.connected_sockets.get(),
+        "steered": counters.steered_flows.get(),
         "buffers_exhausted": counters.buffers_exhausted.get(),
         "completion_overflows": counters.completion_overflows.get(),
         "events_delayed": counters.events_delayed.get(),

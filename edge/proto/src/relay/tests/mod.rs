@@ -150,7 +150,7 @@ impl Bench {
 fn open(slot: u32, latch: LatchMode) -> MediaCommand {
     MediaCommand::Open {
         allocation: id(slot),
-        local: SocketAddr::new(at("203.0.113.1:0").ip(), 10_000 + 2 * slot as u16),
+        local: local(slot),
         latch,
     }
 }
@@ -171,10 +171,16 @@ fn bridge(a: u32, b: u32) -> MediaCommand {
     }
 }
 
+/// Where the RTP of an allocation is.
+fn local(slot: u32) -> SocketAddr {
+    SocketAddr::new(at("203.0.113.1:0").ip(), 10_000 + 2 * slot as u16)
+}
+
 fn forward(to: u32, component: Component, destination: SocketAddr) -> Verdict {
     Verdict::Forward {
         to: id(to),
         component,
+        local: component.address(local(to)),
         destination,
     }
 }

@@ -326,6 +326,7 @@ impl Run {
                 to,
                 component: sent_as,
                 destination,
+                ..
             } => {
                 prop_assert_eq!(sent_as, component);
                 prop_assert_eq!(to, model.id(to.slot));

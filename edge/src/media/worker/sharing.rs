@@ -1,0 +1,55 @@
+//! The worker's dealings with the sockets that flows share.
+
+use super::Worker;
+use crate::media::latency::SAMPLED_LEGS;
+use crate::media::token::Token;
+use edge_proto::id::AllocationId;
+use std::net::SocketAddr;
+
+impl Worker {
+    /// Arms the hub's receives where they are not.
+    pub(super) fn arm_hub(&mut self) {
+        if self.hub_unarmed
+            && let Some(hub) = &mut self.hub
+        {
+            self.hub_unarmed = !hub.arm(&mut self.ring);
+        }
+    }
+
+    /// One of the hub's receives has ended, for want of buffers, say; it is armed again in the next turn.
+    pub(super) fn hub_receive_ended(&mut self, token: Token) {
+        if let Some(hub) = &mut self.hub {
+            hub.ended(token.allocation.slot);
+            self.hub_unarmed = true;
+        }
+    }
+
+    /// Lets the RTP of `peer` come by the hub, or that of nobody any more. Returns which peer the flow's own socket has to be
+    /// connected to instead.
+    pub(super) fn share(
+        &mut self,
+        allocation: AllocationId,
+        peer: Option<SocketAddr>,
+    ) -> Option<SocketAddr> {
+        let (Some(hub), Some(Some(flow))) =
+            (&mut self.hub, self.flows.get_mut(allocation.slot as usize))
+        else {
+            return peer;
+        };
+        if flow.allocation != allocation {
+            return peer;
+        }
+        let sampled = allocation.slot.is_multiple_of(SAMPLED_LEGS);
+        let steered = peer.is_some_and(|peer| hub.steer(flow.local, peer, sampled));
+        if flow.steered && !steered {
+            hub.stop_steering(flow.local);
+        }
+        match (flow.steered, steered) {
+            (false, true) => self.counters.steered_flows.add(1),
+            (true, false) => self.counters.steered_flows.subtract(1),
+            _ => {}
+        }
+        flow.steered = steered;
+        peer.filter(|_| !steered)
+    }
+}

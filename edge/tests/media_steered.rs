@@ -1,0 +1,39 @@
+//! The tests of `media_relay` where latched flows share sockets, and what is only true then.
+
+#[path = "media_relay/bench.rs"]
+mod bench;
+#[path = "media_relay/latch.rs"]
+mod latch;
+#[path = "media_relay/life.rs"]
+mod life;
+#[path = "media_relay/overload.rs"]
+mod overload;
+#[path = "media_relay/relay.rs"]
+mod relay;
+#[path = "media_relay/steered.rs"]
+mod steered;
+
+use sip_edge::media::Hub;
+use sip_edge::media::steering::Steering;
+
+fn hub() -> Option<Hub> {
+    let addresses = [bench::V4, bench::V6].map(|text| text.parse().unwrap());
+    let opened = Steering::attach(addresses)
+        .and_then(|steering| Hub::open(steering.thread(0)?, &(10_000..=60_000)));
+    match opened {
+        Ok(hub) => Some(hub),
+        Err(error) => {
+            // Anything but a want of privilege is a fault of the program.
+            let text = error_with_causes(&error);
+            assert!(text.contains("not permitted"), "{text}");
+            println!("skipped: flows cannot share sockets here ({text})");
+            None
+        }
+    }
+}
+
+fn error_with_causes(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    let texts: Vec<_> = causes.map(|error| error.to_string()).collect();
+    texts.join(": ")
+}

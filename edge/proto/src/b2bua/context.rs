@@ -210,23 +210,33 @@ impl Context {
     /// `N` random bytes in lower-case hex.
     pub fn random_hex(&mut self, bytes: usize) -> String {
         let mut text = String::with_capacity(bytes * 2);
-        for _ in 0..bytes.div_ceil(4) {
-            text.push_str(&format!("{:08x}", self.rng.next_u32()));
-        }
-        text.truncate(bytes * 2);
+        self.push_random_hex(&mut text, bytes);
         text
+    }
+
+    fn push_random_hex(&mut self, text: &mut String, bytes: usize) {
+        let length = text.len() + bytes * 2;
+        while text.len() < length {
+            let word = self.rng.next_u32();
+            let digits = (0..8).rev().map(|place| word >> (place * 4) & 0xf);
+            text.extend(digits.filter_map(|digit| char::from_digit(digit, 16)));
+        }
+        text.truncate(length);
     }
 
     /// A tag for our side of a dialog: the core, then 128 random bits (RFC 3261 §19.3 asks for 32).
     pub fn tag(&mut self) -> String {
-        let random = self.random_hex(16);
-        format!("{:02x}{random}", self.core.0)
+        let mut tag = String::with_capacity(34);
+        tag.push_str(&format!("{:02x}", self.core.0));
+        self.push_random_hex(&mut tag, 16);
+        tag
     }
 
     /// A branch: magic cookie, the core, 96 random bits.
     pub fn branch(&mut self) -> String {
-        let random = self.random_hex(12);
-        format!("{MAGIC_COOKIE}{:02x}{random}", self.core.0)
+        let mut branch = format!("{MAGIC_COOKIE}{:02x}", self.core.0);
+        self.push_random_hex(&mut branch, 12);
+        branch
     }
 
     /// A number in `0..bound`.

@@ -29,6 +29,9 @@ pub fn owner_of(message: &Message, key: &[u8; 32], here: CoreId, cores: u8) -> O
     if let Some(tag) = message.to_tag() {
         return Some(minted_core(tag, cores).unwrap_or(here));
     }
+    if cores <= 1 {
+        return Some(here);
+    }
     Some(hash_owner(
         message.call_id(),
         message.from_tag().unwrap_or_default(),

@@ -16,30 +16,38 @@ use std::net::SocketAddr;
 
 /// What names a header: a [`HeaderName`] or text.
 pub trait HeaderLike {
-    /// The name as it is to be written.
-    fn as_name(&self) -> &str;
+    /// The name, as known or as it is to be written.
+    fn as_name(&self) -> Name<'_>;
+}
+
+/// The name of a header line.
+#[derive(Clone, Copy, Debug)]
+pub enum Name<'a> {
+    Known(HeaderName),
+    /// Anything, maybe a known name.
+    Text(&'a str),
 }
 
 impl HeaderLike for HeaderName {
-    fn as_name(&self) -> &str {
-        self.as_str()
+    fn as_name(&self) -> Name<'_> {
+        Name::Known(*self)
     }
 }
 
 impl HeaderLike for str {
-    fn as_name(&self) -> &str {
-        self
+    fn as_name(&self) -> Name<'_> {
+        Name::Text(self)
     }
 }
 
 impl HeaderLike for String {
-    fn as_name(&self) -> &str {
-        self
+    fn as_name(&self) -> Name<'_> {
+        Name::Text(self)
     }
 }
 
 impl<T: HeaderLike + ?Sized> HeaderLike for &T {
-    fn as_name(&self) -> &str {
+    fn as_name(&self) -> Name<'_> {
         (**self).as_name()
     }
 }
@@ -52,6 +60,13 @@ struct Clean<'a> {
 
 impl fmt::Write for Clean<'_> {
     fn write_str(&mut self, text: &str) -> fmt::Result {
+        // Without a branch the loop runs on whole vectors; nearly every text ends here.
+        let control = |any, byte: u8| any | byte.is_ascii_control();
+        if !text.bytes().fold(false, control) {
+            self.out.push_str(text);
+            self.previous = text.chars().next_back().unwrap_or(self.previous);
+            return Ok(());
+        }
         for character in text.chars() {
             self.out.push(match character {
                 '\r' | '\n' | '\0' => ' ',
@@ -84,32 +99,64 @@ impl Lines {
         );
     }
 
-    fn push(&mut self, name: &str, value: impl Display) {
-        if name.is_empty() || HeaderName::parse(name) == Some(HeaderName::ContentLength) {
-            return; // the length is this module's business
+    fn push(&mut self, name: Name<'_>, value: impl Display) {
+        match name {
+            // The length is this module's business.
+            Name::Known(HeaderName::ContentLength) | Name::Text("") => return,
+            Name::Known(known) => self.text.push_str(known.as_str()),
+            Name::Text(text) if HeaderName::parse(text) == Some(HeaderName::ContentLength) => return,
+            Name::Text(text) => self.text.extend(text.bytes().map(|byte| {
+                if is_token_byte(byte) {
+                    char::from(byte)
+                } else {
+                    '-'
+                }
+            })),
         }
-        let replace = |byte| {
-            if is_token_byte(byte) {
-                char::from(byte)
-            } else {
-                '-'
-            }
-        };
-        self.text.extend(name.bytes().map(replace));
         self.text.push_str(": ");
         self.clean(value);
         self.text.push_str("\r\n");
     }
 
     fn set_body(&mut self, content_type: &str, body: &[u8]) {
-        self.push(HeaderName::ContentType.as_str(), content_type);
+        self.push(Name::Known(HeaderName::ContentType), content_type);
         self.body = body.to_vec();
+    }
+
+    /// One line for each value; the first is `top` instead if it has to tell where the request came from.
+    fn push_vias<'a>(
+        &mut self,
+        values: impl Iterator<Item = &'a str>,
+        source: Option<SocketAddr>,
+        top: impl FnOnce() -> Option<Via>,
+    ) {
+        let mut stamped = source.and_then(|source| {
+            let mut via = top()?;
+            via.stamp(source);
+            Some(via)
+        });
+        for value in values {
+            match stamped.take() {
+                Some(via) => self.push(Name::Known(HeaderName::Via), via),
+                None => self.push(Name::Known(HeaderName::Via), value),
+            }
+        }
+    }
+
+    fn push_to(&mut self, to: &str, tag: Option<&str>) {
+        match tag {
+            Some(tag) => self.push(
+                Name::Known(HeaderName::To),
+                format_args!("{to};tag={tag}"),
+            ),
+            None => self.push(Name::Known(HeaderName::To), to),
+        }
     }
 
     fn finish(mut self) -> Bytes {
         let _ = write!(self.text, "Content-Length: {}\r\n\r\n", self.body.len());
         let mut bytes = self.text.into_bytes();
-        bytes.append(&mut self.body);
+        bytes.extend_from_slice(&self.body);
         Bytes::from(bytes)
     }
 }
@@ -193,113 +240,81 @@ impl RequestBuilder {
 /// A response in the making.
 #[derive(Clone, Debug)]
 pub struct ResponseBuilder {
-    status: String,
-    /// One value a line.
-    vias: Vec<String>,
-    top_via: Option<Via>,
-    to: Option<To>,
+    code: u16,
+    /// Empty: the registered phrase.
+    reason: String,
+    origin: Origin,
+    /// Put to the copied To when it has none.
+    to_tag: Option<String>,
+    /// Where the request came from, for the top Via.
+    source: Option<SocketAddr>,
     lines: Lines,
 }
 
+/// What the first lines of a response are copied from.
 #[derive(Clone, Debug)]
-struct To {
-    text: String,
-    has_tag: bool,
+enum Origin {
+    Nothing,
+    Request(Message),
+    Hint(ResponseHint),
 }
 
 impl ResponseBuilder {
-    /// A response without any header. An empty `reason` stands for the code's registered phrase.
-    pub fn new(code: u16, reason: &str) -> ResponseBuilder {
-        let code = code.clamp(100, 699);
-        let reason = if reason.is_empty() {
-            reason_phrase(code)
-        } else {
-            reason
-        };
-        let mut status = Lines::default();
-        status.clean(format_args!("SIP/2.0 {code} {reason}"));
+    fn from_origin(code: u16, origin: Origin) -> ResponseBuilder {
         ResponseBuilder {
-            status: status.text,
-            vias: Vec::new(),
-            top_via: None,
-            to: None,
+            code: code.clamp(100, 699),
+            reason: String::new(),
+            origin,
+            to_tag: None,
+            source: None,
             lines: Lines {
-                text: String::with_capacity(1024),
+                text: String::with_capacity(512),
                 body: Vec::new(),
             },
+        }
+    }
+
+    /// A response without any header. An empty `reason` stands for the code's registered phrase.
+    pub fn new(code: u16, reason: &str) -> ResponseBuilder {
+        ResponseBuilder {
+            reason: reason.to_owned(),
+            ..Self::from_origin(code, Origin::Nothing)
         }
     }
 
     /// The response to a request, with what RFC 3261 §8.2.6.2 copies: every Via, From, To, Call-ID and CSeq; Timestamp in a
     /// 100.
     pub fn to(request: &Message, code: u16) -> ResponseBuilder {
-        let mut builder = ResponseBuilder::new(code, "");
-        builder.vias = request.values(HeaderName::Via).map(str::to_owned).collect();
-        builder.top_via = Some(request.top_via().clone());
-        builder.to = Some(To {
-            text: request.to_header().to_owned(),
-            has_tag: request.to_tag().is_some(),
-        });
-        let timestamp = request
-            .header(HeaderName::Timestamp)
-            .filter(|_| code == 100);
-        builder
-            .header(HeaderName::From, request.from_header())
-            .header(HeaderName::CallId, request.call_id())
-            .header(
-                HeaderName::CSeq,
-                request.header(HeaderName::CSeq).unwrap_or_default(),
-            )
-            .maybe(HeaderName::Timestamp, timestamp)
+        Self::from_origin(code, Origin::Request(request.clone()))
     }
 
     /// The response to a request that could not be parsed, as far as it could be read.
     pub fn to_hint(request: &ResponseHint, code: u16) -> ResponseBuilder {
-        let mut builder = ResponseBuilder::new(code, "");
-        builder.vias = request
-            .vias
-            .iter()
-            .flat_map(|line| split_list(line))
-            .map(str::to_owned)
-            .collect();
-        builder.top_via = builder.vias.first().and_then(|via| Via::parse(via).ok());
-        builder.to = Some(To {
-            text: request.to.clone(),
-            // What cannot be parsed gets no tag put to it.
-            has_tag: NameAddr::parse(&request.to).map_or(true, |to| to.params.contains("tag")),
-        });
-        builder
-            .header(HeaderName::From, &request.from)
-            .header(HeaderName::CallId, &request.call_id)
-            .header(HeaderName::CSeq, &request.cseq)
+        Self::from_origin(code, Origin::Hint(request.clone()))
     }
 
     /// Says behind the status code's phrase what is wrong with the request (RFC 3261 §21.4.1). `fault`: words of ours, none of the
     /// peer's. Characters that a Reason-Phrase has to escape (§25.1) become dashes.
     pub fn because(mut self, fault: &str) -> Self {
-        self.status.push_str(": ");
+        if self.reason.is_empty() {
+            self.reason = reason_phrase(self.code).to_owned();
+        }
+        self.reason.push_str(": ");
         let allowed = |c: char| c.is_ascii_alphanumeric() || " ;/?:@&=+$,-_.!~*'()".contains(c);
         let escaped = fault.chars().map(|c| if allowed(c) { c } else { '-' });
-        self.status.extend(escaped);
+        self.reason.extend(escaped);
         self
     }
 
     /// Puts a tag to the copied To when it has none (RFC 3261 §8.2.6.2).
     pub fn to_tag(mut self, tag: &str) -> Self {
-        if let Some(to) = self.to.as_mut().filter(|to| !to.has_tag) {
-            to.text.push_str(";tag=");
-            to.text.push_str(tag);
-            to.has_tag = true;
-        }
+        self.to_tag.get_or_insert_with(|| tag.to_owned());
         self
     }
 
     /// Notes in the top Via where the request came from ([`Via::stamp`]).
     pub fn received_from(mut self, source: SocketAddr) -> Self {
-        if let (Some(via), Some(line)) = (self.top_via.as_mut(), self.vias.first_mut()) {
-            via.stamp(source);
-            *line = via.to_string();
-        }
+        self.source = Some(source);
         self
     }
 
@@ -316,16 +331,44 @@ impl ResponseBuilder {
     /// The message.
     pub fn build(self) -> Bytes {
         let mut all = Lines {
-            text: String::with_capacity(self.lines.text.len() + 512),
+            text: String::with_capacity(self.lines.text.len() + 768),
             body: self.lines.body,
         };
-        all.text.push_str(&self.status);
+        let reason = match self.reason.as_str() {
+            "" => reason_phrase(self.code),
+            reason => reason,
+        };
+        all.clean(format_args!("SIP/2.0 {} {reason}", self.code));
         all.text.push_str("\r\n");
-        for via in &self.vias {
-            all.push(HeaderName::Via.as_str(), via);
-        }
-        if let Some(to) = &self.to {
-            all.push(HeaderName::To.as_str(), &to.text);
+        let (tag, source) = (self.to_tag.as_deref(), self.source);
+        match &self.origin {
+            Origin::Nothing => {}
+            Origin::Request(request) => {
+                all.push_vias(request.values(HeaderName::Via), source, || {
+                    Some(request.top_via().clone())
+                });
+                let tag = tag.filter(|_| request.to_tag().is_none());
+                all.push_to(request.to_header(), tag);
+                all.push(Name::Known(HeaderName::From), request.from_header());
+                all.push(Name::Known(HeaderName::CallId), request.call_id());
+                let cseq = request.header(HeaderName::CSeq).unwrap_or_default();
+                all.push(Name::Known(HeaderName::CSeq), cseq);
+                let timestamp = request.header(HeaderName::Timestamp);
+                if let Some(timestamp) = timestamp.filter(|_| self.code == 100) {
+                    all.push(Name::Known(HeaderName::Timestamp), timestamp);
+                }
+            }
+            Origin::Hint(hint) => {
+                let vias = || hint.vias.iter().flat_map(|line| split_list(line));
+                all.push_vias(vias(), source, || Via::parse(vias().next()?).ok());
+                // What cannot be parsed gets no tag put to it.
+                let has_tag =
+                    NameAddr::parse(&hint.to).map_or(true, |to| to.params.contains("tag"));
+                all.push_to(&hint.to, tag.filter(|_| !has_tag));
+                all.push(Name::Known(HeaderName::From), &hint.from);
+                all.push(Name::Known(HeaderName::CallId), &hint.call_id);
+                all.push(Name::Known(HeaderName::CSeq), &hint.cseq);
+            }
         }
         all.text.push_str(&self.lines.text);
         all.finish()

@@ -25,12 +25,29 @@ pub(crate) const fn is_unreserved(byte: u8) -> bool {
 
 /// Removes linear white space (folds are spaces by now) at both ends.
 pub(crate) fn trim(text: &str) -> &str {
-    text.trim_matches([' ', '\t'])
+    trim_end(trim_start(text))
 }
 
 /// Removes linear white space at the front.
-pub(crate) fn trim_start(text: &str) -> &str {
-    text.trim_start_matches([' ', '\t'])
+pub(crate) fn trim_start(mut text: &str) -> &str {
+    while let [b' ' | b'\t', ..] = text.as_bytes() {
+        text = text.get(1..).unwrap_or_default();
+    }
+    text
+}
+
+/// Removes linear white space at the end.
+pub(crate) fn trim_end(mut text: &str) -> &str {
+    while let [.., b' ' | b'\t'] = text.as_bytes() {
+        text = text.get(..text.len() - 1).unwrap_or_default();
+    }
+    text
+}
+
+/// [`str::split_once`] at an ASCII byte, in a fraction of its time: header parsers do little else.
+pub(crate) fn split_once(text: &str, at: u8) -> Option<(&str, &str)> {
+    let place = memchr::memchr(at, text.as_bytes())?;
+    Some((text.get(..place)?, text.get(place + 1..)?))
 }
 
 /// Splits after the longest prefix whose bytes satisfy `accept`. `accept` must be false for all or true for all non-ASCII bytes.
@@ -146,6 +163,9 @@ const fn hex(byte: u8) -> Option<u8> {
 
 /// Removes `%HH` escapes. `None` for a broken escape, an unescaped byte that `accept` refuses, or a result that is not UTF-8.
 pub(crate) fn percent_decode(text: &str, accept: impl Fn(u8) -> bool) -> Option<String> {
+    if memchr::memchr(b'%', text.as_bytes()).is_none() {
+        return text.bytes().all(accept).then(|| text.to_owned());
+    }
     let mut value = Vec::with_capacity(text.len());
     let mut bytes = text.bytes();
     while let Some(byte) = bytes.next() {
@@ -167,11 +187,18 @@ pub(crate) fn percent_encode(
     value: &str,
     accept: impl Fn(u8) -> bool,
 ) -> core::fmt::Result {
-    for byte in value.bytes() {
-        if is_unreserved(byte) || accept(byte) {
-            out.write_char(char::from(byte))?;
-        } else {
-            write!(out, "%{byte:02X}")?;
+    let mut rest = value;
+    while !rest.is_empty() {
+        let (plain, after) = take_while(rest, |byte| {
+            byte.is_ascii() && (is_unreserved(byte) || accept(byte))
+        });
+        out.write_str(plain)?;
+        rest = after;
+        if let Some(character) = rest.chars().next() {
+            rest = rest.get(character.len_utf8()..).unwrap_or_default();
+            for byte in character.encode_utf8(&mut [0; 4]).bytes() {
+                write!(out, "%{byte:02X}")?;
+            }
         }
     }
     Ok(())

@@ -1,6 +1,6 @@
 //! Header field names, and the one tiny typed value that every message carries ([`CSeq`]).
 
-use crate::sip::grammar::is_token;
+use crate::sip::grammar::{is_token, trim, trim_start};
 use crate::sip::method::Method;
 use core::fmt;
 use core::str::FromStr;
@@ -163,9 +163,9 @@ impl CSeq {
 
     /// Parses `number LWS method`.
     pub fn parse(text: &str) -> Result<CSeq, CSeqError> {
-        let text = text.trim_matches([' ', '\t']);
+        let text = trim(text);
         let (number, method) = text.split_once([' ', '\t']).ok_or(CSeqError::Shape)?;
-        let method = method.trim_start_matches([' ', '\t']);
+        let method = trim_start(method);
         if number.is_empty() || !number.bytes().all(|b| b.is_ascii_digit()) {
             return Err(CSeqError::Shape);
         }

@@ -40,7 +40,9 @@ impl Host {
             let inner = rest.strip_suffix(']').ok_or(HostError::Invalid)?;
             return parse_ipv6(inner).map(Host::V6).ok_or(HostError::Invalid);
         }
-        if let Ok(address) = text.parse() {
+        if text.starts_with(|first: char| first.is_ascii_digit())
+            && let Ok(address) = text.parse()
+        {
             return Ok(Host::V4(address));
         }
         let name = text.strip_suffix('.').unwrap_or(text);
@@ -138,12 +140,12 @@ pub(crate) fn parse_port(text: &str) -> Result<u16, HostError> {
 
 /// Splits `host[:port]` at the colon that is outside brackets. Neither part is checked.
 pub(crate) fn split_host_port(text: &str) -> (&str, Option<&str>) {
-    let after_brackets = match text.find(']') {
-        Some(bracket) if text.starts_with('[') => bracket + 1,
-        _ => 0,
+    let after_brackets = match text.starts_with('[').then(|| text.find(']')).flatten() {
+        Some(bracket) => bracket + 1,
+        None => 0,
     };
     match text.split_at_checked(after_brackets) {
-        Some((brackets, rest)) => match rest.find(':') {
+        Some((brackets, rest)) => match memchr::memchr(b':', rest.as_bytes()) {
             Some(colon) => {
                 let at = brackets.len() + colon;
                 let (host, port) = text.split_at_checked(at).unwrap_or((text, ""));

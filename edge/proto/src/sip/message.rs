@@ -18,13 +18,11 @@ use std::sync::Arc;
 
 /// A SIP message.
 ///
-/// Cheap to clone. Header values are slices of the received bytes; what every message must carry (Via, From, To, Call-ID,
+/// Cheap to clone. Header values are slices of one copy of the head; what every message must carry (Via, From, To, Call-ID,
 /// CSeq) was checked and typed once, at parse time. Text from here is a peer's: it reaches a wire only through a builder.
 #[derive(Clone)]
 pub struct Message {
     raw: Bytes,
-    /// `raw`, or a copy of the same length without folds.
-    text: Bytes,
     parsed: Arc<Parsed>,
 }
 
@@ -59,6 +57,8 @@ struct Field {
 
 #[derive(Debug)]
 struct Parsed {
+    /// Start line and headers as text, without folds: checked to be UTF-8 once, where slices of `raw` would be at each look.
+    head: Box<str>,
     start: Start,
     fields: Vec<Field>,
     body: Span,
@@ -285,12 +285,9 @@ impl Message {
         &self.raw
     }
 
-    /// The head was checked to be UTF-8, so only a position that cannot be gives the empty text.
+    /// Only a position that cannot be gives the empty text.
     fn text(&self, span: Span) -> &str {
-        self.text
-            .get(span.range())
-            .and_then(|bytes| core::str::from_utf8(bytes).ok())
-            .unwrap_or_default()
+        self.parsed.head.get(span.range()).unwrap_or_default()
     }
 }
 

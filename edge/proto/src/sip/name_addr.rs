@@ -1,6 +1,8 @@
 //! `name-addr` and `addr-spec` values: From, To, Contact, Refer-To, Referred-By, Route, Record-Route.
 
-use crate::sip::grammar::{is_token, quoted_string, split_list, trim, trim_start, write_quoted};
+use crate::sip::grammar::{
+    is_token, quoted_string, split_list, split_once, trim, trim_start, write_quoted,
+};
 use crate::sip::params::{ParamError, Params};
 use crate::sip::uri::{SipUri, Uri, UriError};
 use core::fmt;
@@ -52,7 +54,7 @@ impl NameAddr {
             let (display, rest) = quoted_string(text).ok_or(NameAddrError::DisplayName)?;
             return Self::parse_bracketed(Some(display), trim_start(rest));
         }
-        match text.split_once('<') {
+        match split_once(text, b'<') {
             Some((display, _)) => {
                 let rest = text.strip_prefix(display).unwrap_or_default();
                 let display = trim(display);
@@ -74,9 +76,9 @@ impl NameAddr {
     fn parse_bracketed(display: Option<String>, text: &str) -> Result<NameAddr, NameAddrError> {
         let (uri_text, rest) = text
             .strip_prefix('<')
-            .and_then(|inner| inner.split_once('>'))
+            .and_then(|inner| split_once(inner, b'>'))
             .ok_or(NameAddrError::Brackets)?;
-        if uri_text.contains([' ', '\t']) {
+        if uri_text.bytes().any(|b| matches!(b, b' ' | b'\t')) {
             return Err(NameAddrError::Brackets);
         }
         Ok(NameAddr {

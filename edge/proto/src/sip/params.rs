@@ -5,7 +5,7 @@
 
 use crate::sip::grammar::{
     is_token, is_token_byte, is_unreserved, percent_decode, percent_encode, quoted_string,
-    take_while, trim_start, write_quoted,
+    split_once, take_while, trim_start, write_quoted,
 };
 use core::fmt;
 
@@ -107,8 +107,14 @@ impl Params {
     /// Parses what follows the first `;` of a URI's parameters, up to its `?` (RFC 3261 §19.1.1).
     pub(crate) fn parse_uri(text: &str) -> Result<Params, ParamError> {
         let mut params = Params::new();
-        for item in text.split(';') {
-            let (name, value) = match item.split_once('=') {
+        let mut left = Some(text);
+        while let Some(text) = left {
+            let item;
+            (item, left) = match split_once(text, b';') {
+                Some((item, rest)) => (item, Some(rest)),
+                None => (text, None),
+            };
+            let (name, value) = match split_once(item, b'=') {
                 Some((name, value)) => (name, Some(value)),
                 None => (item, None),
             };

@@ -4,7 +4,7 @@
 //! parameter or header twice. Policy decides on the parsed value, and only a value rebuilt from it is ever sent, so a router
 //! behind the edge sees what the policy saw.
 
-use crate::sip::grammar::{is_unreserved, percent_decode, percent_encode};
+use crate::sip::grammar::{is_unreserved, percent_decode, percent_encode, split_once};
 pub use crate::sip::host::{Host, HostError};
 use crate::sip::host::{parse_port, split_host_port};
 pub use crate::sip::params::{ParamError, Params};
@@ -47,7 +47,7 @@ pub enum Uri {
 impl Uri {
     /// Parses an absolute URI, which must be nothing but visible ASCII without quotes and angle brackets.
     pub fn parse(text: &str) -> Result<Uri, UriError> {
-        let (scheme, rest) = text.split_once(':').ok_or(UriError::Scheme)?;
+        let (scheme, rest) = split_once(text, b':').ok_or(UriError::Scheme)?;
         let mut letters = scheme.bytes();
         if !letters.next().is_some_and(|b| b.is_ascii_alphabetic())
             || !letters.all(|b| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'-' | b'.'))
@@ -191,8 +191,8 @@ impl SipUri {
 
     fn parse_rest(sips: bool, rest: &str) -> Result<SipUri, UriError> {
         // The grammar allows ; and ? in the user part but no @ anywhere, so one @ is the only reading.
-        let (userinfo, rest) = match rest.split_once('@') {
-            Some((_, rest)) if rest.contains('@') => return Err(UriError::SecondAt),
+        let (userinfo, rest) = match split_once(rest, b'@') {
+            Some((_, rest)) if split_once(rest, b'@').is_some() => return Err(UriError::SecondAt),
             Some((userinfo, rest)) => (Some(userinfo), rest),
             None => (None, rest),
         };
@@ -200,11 +200,11 @@ impl SipUri {
             Some(userinfo) => parse_userinfo(userinfo)?,
             None => (None, None),
         };
-        let (rest, headers) = match rest.split_once('?') {
+        let (rest, headers) = match split_once(rest, b'?') {
             Some((rest, headers)) => (rest, parse_headers(headers)?),
             None => (rest, Vec::new()),
         };
-        let (host_port, params) = match rest.split_once(';') {
+        let (host_port, params) = match split_once(rest, b';') {
             Some((host_port, params)) => (host_port, Params::parse_uri(params)?),
             None => (rest, Params::new()),
         };
@@ -310,7 +310,7 @@ fn params_contain_control(params: &Params) -> bool {
 }
 
 fn parse_userinfo(userinfo: &str) -> Result<(Option<String>, Option<String>), UriError> {
-    let (user, password) = match userinfo.split_once(':') {
+    let (user, password) = match split_once(userinfo, b':') {
         Some((user, password)) => (user, Some(password)),
         None => (userinfo, None),
     };
@@ -328,7 +328,7 @@ fn parse_userinfo(userinfo: &str) -> Result<(Option<String>, Option<String>), Ur
 fn parse_headers(text: &str) -> Result<Vec<(String, String)>, UriError> {
     let mut headers = Vec::new();
     for item in text.split('&') {
-        let (name, value) = item.split_once('=').ok_or(UriError::Header)?;
+        let (name, value) = split_once(item, b'=').ok_or(UriError::Header)?;
         let name = percent_decode(name, is_header_byte).ok_or(UriError::Header)?;
         let value = percent_decode(value, |byte| is_header_byte(byte) || byte == b'=')
             .ok_or(UriError::Header)?;
@@ -391,7 +391,7 @@ pub struct TelUri {
 
 impl TelUri {
     fn parse_rest(rest: &str) -> Result<TelUri, UriError> {
-        let (number, params) = match rest.split_once(';') {
+        let (number, params) = match split_once(rest, b';') {
             Some((number, params)) => (number, Params::parse_uri(params)?),
             None => (rest, Params::new()),
         };

@@ -52,10 +52,10 @@ impl Via {
         if !name.eq_ignore_ascii_case("SIP") || version != "2.0" {
             return Err(ViaError::Protocol);
         }
-        if !rest.starts_with([' ', '\t']) {
+        if !matches!(rest.as_bytes(), [b' ' | b'\t', ..]) {
             return Err(ViaError::Protocol);
         }
-        let (sent_by, params) = match rest.find(';').and_then(|at| rest.split_at_checked(at)) {
+        let (sent_by, params) = match memchr::memchr(b';', rest.as_bytes()).and_then(|at| rest.split_at_checked(at)) {
             Some((sent_by, params)) => (trim(sent_by), params),
             None => (trim(rest), ""),
         };

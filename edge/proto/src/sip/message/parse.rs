@@ -3,7 +3,7 @@
 use super::fault::{MessageError, MessageFault, ResponseHint};
 use super::{Field, Message, Parsed, Span, Start};
 use crate::sip::framer::parse_content_length;
-use crate::sip::grammar::{is_token, split_list};
+use crate::sip::grammar::{is_token, split_list, trim_end, trim_start};
 use crate::sip::header::{CSeq, HeaderName};
 use crate::sip::limits::MessageLimits;
 use crate::sip::method::Method;
@@ -22,9 +22,8 @@ pub(super) fn parse(raw: Bytes, limits: &MessageLimits) -> Result<Message, Messa
         });
     }
     match parse_message(&raw, limits) {
-        Ok((text, parsed)) => Ok(Message {
+        Ok(parsed) => Ok(Message {
             raw,
-            text,
             parsed: Arc::new(parsed),
         }),
         Err(fault) => Err(MessageError {
@@ -34,19 +33,19 @@ pub(super) fn parse(raw: Bytes, limits: &MessageLimits) -> Result<Message, Messa
     }
 }
 
-fn parse_message(raw: &Bytes, limits: &MessageLimits) -> Result<(Bytes, Parsed), MessageFault> {
+fn parse_message(raw: &[u8], limits: &MessageLimits) -> Result<Parsed, MessageFault> {
     let Scan {
         head_bytes,
         has_folds,
     } = scan(raw)?;
-    let text = if has_folds {
-        unfold(raw, head_bytes)
-    } else {
-        raw.clone()
-    };
-    let head = text.get(..head_bytes).unwrap_or_default();
+    let head = raw.get(..head_bytes).unwrap_or_default();
     let head = core::str::from_utf8(head).map_err(|_| MessageFault::NotUtf8)?;
-    let mut lines = Lines { head, at: 0 };
+    let head: Box<str> = if has_folds {
+        unfold(head).into()
+    } else {
+        head.into()
+    };
+    let mut lines = Lines { head: &head, at: 0 };
     let (start, _) = lines.next().ok_or(MessageFault::StartLine)?;
     let start = parse_start_line(start)?;
     let mut fields = Vec::with_capacity(24);
@@ -60,26 +59,24 @@ fn parse_message(raw: &Bytes, limits: &MessageLimits) -> Result<(Bytes, Parsed),
         fields.push(parse_field(line, at).ok_or(MessageFault::HeaderLine)?);
     }
     let parsed = Typed {
-        head,
+        head: &head,
         fields: &fields,
     }
     .parse(start, limits)?;
     let body = body_span(raw.len(), head_bytes, parsed.content_length)?;
-    Ok((
-        text,
-        Parsed {
-            start: parsed.start,
-            body,
-            via: parsed.via,
-            via_count: parsed.via_count,
-            from: parsed.from,
-            to: parsed.to,
-            call_id: parsed.call_id,
-            cseq: parsed.cseq,
-            max_forwards: parsed.max_forwards,
-            fields,
-        },
-    ))
+    Ok(Parsed {
+        start: parsed.start,
+        body,
+        via: parsed.via,
+        via_count: parsed.via_count,
+        from: parsed.from,
+        to: parsed.to,
+        call_id: parsed.call_id,
+        cseq: parsed.cseq,
+        max_forwards: parsed.max_forwards,
+        fields,
+        head,
+    })
 }
 
 /// What one look at every line of a head tells.
@@ -140,16 +137,8 @@ fn check_characters(line: &[u8]) -> Result<(), MessageFault> {
 }
 
 /// A copy of the same length in which the line breaks of folded headers are spaces.
-fn unfold(raw: &[u8], head_bytes: usize) -> Bytes {
-    let mut copy = raw.to_vec();
-    for line_feed in memchr_iter(b'\n', raw.get(..head_bytes).unwrap_or_default()) {
-        if matches!(raw.get(line_feed + 1), Some(b' ' | b'\t'))
-            && let Some(line_break) = copy.get_mut(line_feed.saturating_sub(1)..=line_feed)
-        {
-            line_break.fill(b' ');
-        }
-    }
-    Bytes::from(copy)
+fn unfold(head: &str) -> String {
+    head.replace("\r\n ", "   ").replace("\r\n\t", "  \t")
 }
 
 /// The lines of a head with their positions, without the empty one at the end.
@@ -245,14 +234,14 @@ fn parse_status_line(line: &str, at: usize) -> Result<StartLine, MessageFault> {
 fn parse_field(line: &str, at: usize) -> Option<Field> {
     let colon = memchr(b':', line.as_bytes())?;
     let (name, value) = line.split_at_checked(colon)?;
-    let name = name.trim_end_matches([' ', '\t']);
+    let name = trim_end(name);
     if !is_token(name) {
         return None;
     }
     let value = value.get(1..)?;
-    let trimmed = value.trim_start_matches([' ', '\t']);
+    let trimmed = trim_start(value);
     let start = at + line.len() - trimmed.len();
-    let trimmed = trimmed.trim_end_matches([' ', '\t']);
+    let trimmed = trim_end(trimmed);
     Some(Field {
         known: HeaderName::parse(name),
         name: Span::new(at, at + name.len()),

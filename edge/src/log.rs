@@ -6,7 +6,7 @@ pub use outlet::LogGuard;
 
 use outlet::Outlet;
 use std::fmt;
-use std::io::{self, IsTerminal};
+use std::io::{self, BufWriter, IsTerminal, Write};
 use std::os::unix::fs::MetadataExt;
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::EnvFilter;
@@ -23,7 +23,7 @@ pub fn text(filter: EnvFilter) -> Result<LogGuard, String> {
     } else {
         |lost| format!("WARN {lost} log lines were lost: standard error was not read\n")
     };
-    let (outlet, guard) = Outlet::new(io::stderr(), notice);
+    let (outlet, guard) = Outlet::new(Stderr::default(), notice);
     let log = tracing_subscriber::fmt()
         // A line that cannot be written is told on stderr otherwise, and the macro that does it panics when that is gone too.
         .log_internal_errors(false)
@@ -40,7 +40,7 @@ pub fn text(filter: EnvFilter) -> Result<LogGuard, String> {
 
 /// Logs JSON lines from here on, for as long as the guard lives. Fails when something logs already.
 pub fn json(filter: EnvFilter) -> Result<LogGuard, String> {
-    let (outlet, guard) = Outlet::new(io::stderr(), |lost| {
+    let (outlet, guard) = Outlet::new(Stderr::default(), |lost| {
         format!(
             "{{\"level\":\"WARN\",\"fields\":{{\"message\":\"log lines were lost: standard error was not read\",\"lost\":{lost}}}}}\n"
         )
@@ -53,6 +53,27 @@ pub fn json(filter: EnvFilter) -> Result<LogGuard, String> {
         .try_init()
         .map_err(|error| error.to_string())?;
     Ok(guard)
+}
+
+/// Takes the lines that come at once to stderr in one `write`.
+struct Stderr(BufWriter<io::Stderr>);
+
+impl Default for Stderr {
+    fn default() -> Self {
+        Stderr(BufWriter::new(io::stderr()))
+    }
+}
+
+impl Write for Stderr {
+    fn write(&mut self, lines: &[u8]) -> io::Result<usize> {
+        self.0.write(lines)
+    }
+
+    /// Called when no line waits. That nobody reads any more cannot be told to anybody.
+    fn flush(&mut self) -> io::Result<()> {
+        let _ = self.0.flush();
+        Ok(())
+    }
 }
 
 /// Whether systemd connected stderr to the journal: `JOURNAL_STREAM` names its device and inode (systemd.exec(5)).

@@ -40,6 +40,11 @@ impl Ring {
         }
     }
 
+    /// Whether there is a file: what a core told is not lost with the process.
+    pub fn is_made(&self) -> bool {
+        self.file.get().is_some()
+    }
+
     /// Makes the file at `path`, unless it was made before; what was there is gone.
     pub fn make(&self, path: &Path) -> io::Result<()> {
         if self.file.get().is_none() {

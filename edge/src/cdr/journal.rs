@@ -138,12 +138,15 @@ impl Journal {
 
     /// Takes note of what a core told.
     pub fn note(&mut self, core: CoreId, note: Note) {
-        let is_start = matches!(note, Note::Start(_));
         self.calls.apply(note, &mut self.buffer);
         self.count(core);
-        if is_start || self.buffer.len() >= BUFFER {
-            self.flush();
-        }
+    }
+
+    /// Whether what was noted should be written before more is: there is much of it, or nothing else holds it.
+    pub fn is_pressing(&self) -> bool {
+        let mut own = self.noted.iter().take(usize::from(self.cores));
+        let early = self.cores > 0 && own.all(|noted| noted.ring.is_made());
+        self.buffer.len() >= if early { BUFFER } else { 1 }
     }
 
     /// One more of a core's news is dealt with.
@@ -231,8 +234,7 @@ impl Journal {
         }
     }
 
-    /// Writes what was noted. Call it before a CDR line is written: a leg in the CDR file, and nothing of its call's other legs
-    /// anywhere, would be half a call.
+    /// Writes what was noted, and that the early journals may forget it.
     pub fn flush(&mut self) {
         if self.buffer.is_empty() {
             return;
@@ -240,19 +242,39 @@ impl Journal {
         let mut lines = std::mem::take(&mut self.buffer);
         // Last: a write that was cut short has told less than it says.
         self.add_noted(&mut lines);
-        // While it fails, `renew` tells everything once it works again.
-        if let Some(file) = self.file.as_mut().filter(|_| !self.failing) {
-            match file.write_all(&lines) {
-                Ok(()) => {
-                    self.written += lines.len() as u64;
-                    self.unsynced = true;
-                    self.release();
-                }
-                Err(error) => self.note_failure(&error),
-            }
+        if self.write(lines) {
+            self.release();
         }
+    }
+
+    /// Writes what was noted and keeps it in the early journals: some of it is not in the CDR file yet.
+    pub fn flush_news(&mut self) {
+        if !self.buffer.is_empty() {
+            let lines = std::mem::take(&mut self.buffer);
+            self.write(lines);
+        }
+    }
+
+    /// Whether it could be written. The buffer is empty then, with the room that `lines` had.
+    fn write(&mut self, mut lines: Vec<u8>) -> bool {
+        // While it fails, `renew` tells everything once it works again.
+        let file = self.file.as_mut().filter(|_| !self.failing);
+        let written = file.map(|file| file.write_all(&lines));
+        let done = match written {
+            Some(Ok(())) => {
+                self.written += lines.len() as u64;
+                self.unsynced = true;
+                true
+            }
+            Some(Err(error)) => {
+                self.note_failure(&error);
+                false
+            }
+            None => false,
+        };
+        lines.clear();
         self.buffer = lines;
-        self.buffer.clear();
+        done
     }
 
     /// Call every second or so. `cdr`: the CDR file now; `None`: it is none that could be looked at after a crash.

@@ -2,6 +2,7 @@
 
 use super::early::EarlyJournal;
 use super::journal::{Crashed, Journal};
+use super::leg::LegId;
 use super::line::CdrLine;
 use super::note::Note;
 use super::writer::{CdrCounters, CdrError, CdrWriter};
@@ -20,11 +21,18 @@ pub struct Closed {
     pub cause: Cause,
 }
 
+/// Bytes of lines that are collected while events keep coming.
+const BUFFER: usize = 32 << 10;
+
 /// Everything about records, for the reporter's thread. No method fails or blocks on anything but the files.
 #[derive(Debug)]
 pub struct Records {
     journal: Journal,
     writer: CdrWriter,
+    /// Legs that ended, with their lines, line feeds excluded, on their way to the file.
+    ended: Vec<(LegId, String)>,
+    /// Bytes of those lines.
+    ended_bytes: usize,
     /// Until all that they leave is in the own journal.
     crashed: Option<Crashed>,
     closed: Vec<Closed>,
@@ -53,6 +61,8 @@ impl Records {
         let mut records = Records {
             journal: Journal::new(path, &crashed, errors),
             writer,
+            ended: Vec::new(),
+            ended_bytes: 0,
             crashed: None,
             closed: Vec::new(),
         };
@@ -101,23 +111,21 @@ impl Records {
         &self.closed
     }
 
-    /// Takes note of an event of a core; `clock` is its call's.
+    /// Takes note of an event of a core; `clock` is its call's. It is in the files after [`Records::flush`] at the latest; until
+    /// then in the core's [`EarlyJournal`].
     pub fn note(&mut self, core: CoreId, event: &Event, clock: &WallClock) {
         match Note::of(event, clock) {
-            None => {}
+            None => return,
             Some(Note::End { leg, line }) => {
-                self.journal.flush();
-                if self
-                    .writer
-                    .append(leg.clone(), format!("{line}\n").into_bytes())
-                {
-                    // The journal would take it for open: a kill would cost it its line.
-                    self.journal.ended(leg, line);
-                }
-                self.settle();
+                // With its line feed.
+                self.ended_bytes += line.len() + 1;
+                self.ended.push((leg, line));
                 self.journal.count(core);
             }
             Some(note) => self.journal.note(core, note),
+        }
+        if self.ended_bytes >= BUFFER || self.journal.is_pressing() {
+            self.flush();
         }
     }
 
@@ -130,11 +138,23 @@ impl Records {
 
     /// Call when no event waits: what was noted is written.
     pub fn flush(&mut self) {
+        if !self.ended.is_empty() {
+            // A leg in the CDR file, and nothing of its call's other legs anywhere, would be half a call. That the early journals
+            // may forget what was noted is said only when the lines are in the file.
+            self.journal.flush_news();
+            self.ended_bytes = 0;
+            for (leg, line) in self.writer.append_all(std::mem::take(&mut self.ended)) {
+                // The journal would take it for open: a kill would cost it its line.
+                self.journal.ended(leg, line);
+            }
+            self.settle();
+        }
         self.journal.flush();
     }
 
     /// Call every second or so.
     pub fn tick(&mut self) {
+        self.flush();
         self.writer.tick();
         self.settle();
         self.journal.tick(self.writer.position());
@@ -167,6 +187,7 @@ impl Records {
 
 impl Drop for Records {
     fn drop(&mut self) {
+        self.flush();
         self.writer.tick();
         self.settle();
     }

@@ -4,6 +4,7 @@ use super::clock::WallClock;
 use edge_proto::event::{CallId, Cause, Direction, Event, EventKind, LegNumber, LegRecord};
 use edge_proto::id::CoreId;
 use edge_proto::time::Instant;
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
@@ -206,6 +207,10 @@ pub struct Book {
     limits: BookLimits,
     active: HashMap<CallId, Call>,
     ended: VecDeque<Call>,
+    /// How many had ended before each of them: its place, with `forgotten` taken off.
+    ended_after: HashMap<CallId, usize>,
+    /// How many have left `ended` again.
+    forgotten: usize,
     /// Calls that did not fit since the last look.
     untracked: u64,
 }
@@ -219,6 +224,8 @@ impl Book {
             limits,
             active: HashMap::new(),
             ended: VecDeque::new(),
+            ended_after: HashMap::new(),
+            forgotten: 0,
             untracked: 0,
         }
     }
@@ -254,29 +261,34 @@ impl Book {
         clock: WallClock,
         at: Instant,
     ) -> Option<&mut Call> {
-        if !self.active.contains_key(id) {
-            if let Some(place) = self.ended.iter().rposition(|c| c.id == *id) {
-                return self.ended.get_mut(place);
-            }
-            if self.active.len() >= self.limits.active {
-                self.untracked += 1;
-                return None;
+        let room = self.active.len() < self.limits.active;
+        match self.active.entry(id.clone()) {
+            Entry::Occupied(call) => Some(call.into_mut()),
+            Entry::Vacant(place) => {
+                if let Some(&after) = self.ended_after.get(id) {
+                    return self.ended.get_mut(after.checked_sub(self.forgotten)?);
+                }
+                if !room {
+                    self.untracked += 1;
+                    return None;
+                }
+                Some(place.insert(Call::new(id.clone(), core, clock, at)))
             }
         }
-        Some(
-            self.active
-                .entry(id.clone())
-                .or_insert_with(|| Call::new(id.clone(), core, clock, at)),
-        )
     }
 
     fn archive(&mut self, id: &CallId) {
         let Some(call) = self.active.remove(id) else {
             return;
         };
+        self.ended_after
+            .insert(id.clone(), self.forgotten + self.ended.len());
         self.ended.push_back(call);
         while self.ended.len() > self.limits.ended {
-            self.ended.pop_front();
+            if let Some(oldest) = self.ended.pop_front() {
+                self.ended_after.remove(&oldest.id);
+            }
+            self.forgotten += 1;
         }
     }
 

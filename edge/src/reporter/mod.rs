@@ -31,9 +31,10 @@ pub const QUEUE_CAPACITY: usize = 65_536;
 const STREAM_CAPACITY: usize = 4_096;
 const TICK: Duration = Duration::from_secs(1);
 /// After it has reported something, the reporter lets events gather for so long before it looks again; only when nothing came
-/// does it ask to be woken. A message makes several events, and a wake-up for each would cost the control threads, which
-/// share their cores with it, more than reporting does. A kill within that time loses no record: see [`crate::cdr::EarlyJournal`].
-const GATHER: Duration = Duration::from_millis(2);
+/// does it ask to be woken. A call makes dozens of events, and a wake-up and some writes for each message would cost the control
+/// threads, which share their cores with it, more than reporting does. A kill within that time loses no record: see
+/// [`crate::cdr::EarlyJournal`].
+const GATHER: Duration = Duration::from_millis(20);
 
 /// An event as the live stream carries it.
 #[derive(Clone, Debug)]

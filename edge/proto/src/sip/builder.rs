@@ -104,7 +104,9 @@ impl Lines {
             // The length is this module's business.
             Name::Known(HeaderName::ContentLength) | Name::Text("") => return,
             Name::Known(known) => self.text.push_str(known.as_str()),
-            Name::Text(text) if HeaderName::parse(text) == Some(HeaderName::ContentLength) => return,
+            Name::Text(text) if HeaderName::parse(text) == Some(HeaderName::ContentLength) => {
+                return;
+            }
             Name::Text(text) => self.text.extend(text.bytes().map(|byte| {
                 if is_token_byte(byte) {
                     char::from(byte)
@@ -145,10 +147,7 @@ impl Lines {
 
     fn push_to(&mut self, to: &str, tag: Option<&str>) {
         match tag {
-            Some(tag) => self.push(
-                Name::Known(HeaderName::To),
-                format_args!("{to};tag={tag}"),
-            ),
+            Some(tag) => self.push(Name::Known(HeaderName::To), format_args!("{to};tag={tag}")),
             None => self.push(Name::Known(HeaderName::To), to),
         }
     }

@@ -55,10 +55,11 @@ impl Via {
         if !matches!(rest.as_bytes(), [b' ' | b'\t', ..]) {
             return Err(ViaError::Protocol);
         }
-        let (sent_by, params) = match memchr::memchr(b';', rest.as_bytes()).and_then(|at| rest.split_at_checked(at)) {
-            Some((sent_by, params)) => (trim(sent_by), params),
-            None => (trim(rest), ""),
-        };
+        let (sent_by, params) =
+            match memchr::memchr(b';', rest.as_bytes()).and_then(|at| rest.split_at_checked(at)) {
+                Some((sent_by, params)) => (trim(sent_by), params),
+                None => (trim(rest), ""),
+            };
         let (host, port) = split_host_port(sent_by);
         Ok(Via {
             transport: transport.to_ascii_uppercase(),

@@ -38,6 +38,8 @@ pub struct Settings {
     pub cores: Cores,
     /// `edge.drain_timeout_s`; `None`: a drain waits for the last call, however long that takes.
     pub drain_timeout: Option<std::time::Duration>,
+    /// `sip.batch_us`; zero: inputs never wait.
+    pub sip_batch: Duration,
     /// Certificates are loaded and checked.
     pub tls: Arc<TlsSettings>,
     pub fast_path: FastPath,

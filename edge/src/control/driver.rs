@@ -1,8 +1,9 @@
-//! The owner of the protocol on a control thread. One input at a time; its outputs are carried out before the next.
+//! The owner of the protocol on a control thread. What is waiting is handled, then the outputs are carried out, before anything more.
 
 use super::connection::{Connection, Expiry, QueueFull, State};
 use super::listener::ActiveListener;
 use super::outlets::Outlets;
+use super::pace::Pace;
 use super::resolver::Resolver;
 use super::tls::{TlsSession, TlsSettings};
 use super::{ControlLimits, CoreStatus};
@@ -14,7 +15,7 @@ use edge_proto::config::{Config, Transport};
 use edge_proto::event::{Event, EventKind};
 use edge_proto::id::{ConnectionId, CoreId, ListenerId};
 use edge_proto::relay::MediaCommand;
-use edge_proto::time::Instant;
+use edge_proto::time::{Duration, Instant};
 use std::collections::{HashMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
@@ -59,6 +60,8 @@ pub(super) struct Parts {
     pub config: Arc<Config>,
     pub tls: Arc<TlsSettings>,
     pub limits: ControlLimits,
+    /// `sip.batch_us`.
+    pub batch: Duration,
     pub outlets: Outlets,
     pub early: EarlyJournal,
     pub status: Arc<CoreStatus>,
@@ -68,7 +71,7 @@ pub(super) struct Parts {
 pub(super) struct Driver<P> {
     pub(super) parts: Parts,
     protocol: P,
-    /// Those of one input; empty between inputs.
+    /// Those of the inputs at hand; empty between turns.
     outputs: Vec<Output>,
     /// Inputs that outputs gave rise to.
     pub(super) inputs: VecDeque<Input>,
@@ -78,6 +81,9 @@ pub(super) struct Driver<P> {
     serial: u64,
     pub(super) deadline: Option<Instant>,
     pub(super) draining: bool,
+    pub(super) pace: Pace,
+    /// Woken when something was handled while inputs gather.
+    pub(super) turn: Rc<Notify>,
     /// Woken when `deadline` changes.
     pub(super) timer: Rc<Notify>,
     /// Woken when an outlet has a backlog.
@@ -89,6 +95,8 @@ pub(super) struct Driver<P> {
 impl<P: Protocol> Driver<P> {
     pub(super) fn new(parts: Parts, protocol: P) -> Self {
         Driver {
+            pace: Pace::new(parts.batch),
+            turn: Rc::new(Notify::new()),
             parts,
             protocol,
             outputs: Vec::new(),
@@ -108,18 +116,22 @@ impl<P: Protocol> Driver<P> {
         self.parts.clock.now()
     }
 
-    /// Handles every waiting input, carrying out the outputs of each before the next. Returns the tasks to start.
+    /// Handles every waiting input, then carries out the outputs of all of them, in order, and so on with the inputs that these
+    /// gave rise to. Returns the tasks to start.
     pub(super) fn pump(&mut self) -> Vec<Effect> {
         let mut effects = Vec::new();
-        while let Some(input) = self.inputs.pop_front() {
+        while !self.inputs.is_empty() {
             let now = self.now();
-            self.protocol.handle(now, input);
+            self.pace.note(now, self.inputs.len());
             let mut outputs = std::mem::take(&mut self.outputs);
-            while let Some(output) = self.protocol.poll_output() {
-                if let Output::Event(event) = &output {
-                    self.parts.early.note(event);
+            while let Some(input) = self.inputs.pop_front() {
+                self.protocol.handle(now, input);
+                while let Some(output) = self.protocol.poll_output() {
+                    if let Output::Event(event) = &output {
+                        self.parts.early.note(event);
+                    }
+                    outputs.push(output);
                 }
-                outputs.push(output);
             }
             // Before any of it is known to somebody else.
             self.parts.early.flush();
@@ -127,6 +139,9 @@ impl<P: Protocol> Driver<P> {
                 effects.extend(self.execute(now, output));
             }
             self.outputs = outputs;
+        }
+        if self.pace.is_gathering() {
+            self.turn.notify_one();
         }
         self.parts.outlets.announce();
         if self.parts.outlets.has_backlog() {

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use edge_proto::b2bua::{CloseReason, Input};
 use edge_proto::config::{Config, Transport};
 use edge_proto::id::ListenerId;
-use edge_proto::time::Instant;
+use edge_proto::time::{Duration, Instant};
 use std::cell::RefCell;
 use std::io;
 use std::net::SocketAddr;
@@ -45,6 +45,11 @@ impl<P: Protocol> Control<P> {
     /// Something happened.
     pub(super) fn input(&self, input: Input) {
         self.step(|driver| driver.inputs.push_back(input));
+    }
+
+    /// Several things happened, in this order.
+    pub(super) fn inputs(&self, inputs: impl Iterator<Item = Input>) {
+        self.step(|driver| driver.inputs.extend(inputs));
     }
 
     /// Lets `change` happen, then the protocol handle what came of it.
@@ -326,6 +331,17 @@ impl<P: Protocol> Control<P> {
 
     pub(super) fn timer(&self) -> Rc<Notify> {
         self.0.borrow().timer.clone()
+    }
+
+    pub(super) fn turn_signal(&self) -> Rc<Notify> {
+        self.0.borrow().turn.clone()
+    }
+
+    /// Everything that was ready is done: how long to rest before the next turn.
+    pub(super) fn rest(&self) -> Duration {
+        let mut driver = self.0.borrow_mut();
+        let now = driver.now();
+        driver.pace.rest(now)
     }
 
     pub(super) fn retry_signal(&self) -> Rc<Notify> {

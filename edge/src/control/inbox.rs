@@ -62,18 +62,13 @@ impl Inbox {
                 ControlCommand::Stop => return Ok(true),
             }
         }
-        for _ in 0..BATCH {
-            let Some(event) = self.media.try_recv() else {
-                break;
-            };
-            control.input(Input::Media(event));
-        }
-        for _ in 0..BATCH {
-            let Some(message) = self.handoffs.try_recv() else {
-                break;
-            };
-            control.input(Input::Handoff(message));
-        }
+        let media = std::iter::from_fn(|| self.media.try_recv()).take(BATCH);
+        let handoffs = std::iter::from_fn(|| self.handoffs.try_recv()).take(BATCH);
+        control.inputs(
+            media
+                .map(Input::Media)
+                .chain(handoffs.map(Input::Handoff)),
+        );
         Ok(false)
     }
 }

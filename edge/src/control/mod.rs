@@ -4,6 +4,7 @@
 //! - [`driver`] owns the protocol; tasks reach it through [`handle`]. Whatever happens becomes one `Input`; the outputs are carried out at once; then the next.
 //! - [`listener`] accepts; [`tasks`] holds one reader, one writer and (for outbound connections) one connector per
 //!   [`connection`]. A read in flight is never dropped, since that would lose data: it is ended with a shutdown.
+//! - [`pace`] says how long inputs may gather before the next turn.
 //! - [`inbox`] takes what other threads send; [`outlets`] sends to them, never blocking.
 //! - [`tls`] and [`resolver`] do what their names say.
 
@@ -13,6 +14,7 @@ mod handle;
 mod inbox;
 pub mod listener;
 mod outlets;
+mod pace;
 pub mod resolver;
 mod tasks;
 #[cfg(test)]
@@ -125,6 +127,8 @@ pub struct Setup {
     pub config: Arc<Config>,
     pub tls: Arc<TlsSettings>,
     pub limits: ControlLimits,
+    /// `sip.batch_us`: how long inputs that come fast may wait at most, to be handled together; zero: not at all.
+    pub batch: Duration,
     pub listeners: Vec<ListenerSetup>,
     pub resolver: ResolverSettings,
     pub commands: Receiver<ControlCommand>,
@@ -172,6 +176,7 @@ async fn main<P: Protocol>(setup: Setup, protocol: P) -> io::Result<()> {
             config: setup.config,
             tls: setup.tls,
             limits: setup.limits,
+            batch: setup.batch,
             outlets: setup.outlets,
             early: setup.early,
             status: setup.status,
@@ -182,6 +187,7 @@ async fn main<P: Protocol>(setup: Setup, protocol: P) -> io::Result<()> {
     control.listen(setup.listeners)?;
     (setup.ready)();
     tokio_uring::spawn(tasks::keep_time(control.clone()));
+    tokio_uring::spawn(tasks::gather(control.clone()));
     tokio_uring::spawn(tasks::sweep(control.clone(), status, sweep));
     tokio_uring::spawn(tasks::retry_outlets(control.clone()));
     inbox.run(&control).await?;

@@ -185,6 +185,21 @@ pub(super) async fn keep_time<P: Protocol>(control: Control<P>) {
     }
 }
 
+/// Lets inputs gather between two turns while they come fast.
+pub(super) async fn gather<P: Protocol>(control: Control<P>) {
+    let turn = control.turn_signal();
+    loop {
+        turn.notified().await;
+        // The tasks that are ready go first: what they have for peers leaves before the thread rests.
+        tokio::task::yield_now().await;
+        let rest = control.rest();
+        if !rest.is_zero() {
+            // The whole thread, which is the point: the kernel and the queues hold what comes meanwhile.
+            std::thread::sleep(rest);
+        }
+    }
+}
+
 /// Enforces the connections' time limits.
 pub(super) async fn sweep<P: Protocol>(
     control: Control<P>,

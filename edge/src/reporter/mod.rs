@@ -24,9 +24,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::broadcast;
 
-/// Room for events that wait for the reporter, all cores together: the capacity of the queue in [`ReporterOptions`]. A
-/// transferred call makes about fifty.
-pub const QUEUE_CAPACITY: usize = 65_536;
+/// Room in the queue of [`ReporterOptions`] for events of each core: more than come while the reporter lets them gather. What does
+/// not fit waits at its core. Each event goes through another place of the queue, so a larger one would only be cold memory.
+pub const QUEUE_PER_CORE: usize = 4_096;
 /// Events a slow reader of the live stream may lag behind before it loses some, and is told how many.
 const STREAM_CAPACITY: usize = 4_096;
 const TICK: Duration = Duration::from_secs(1);

@@ -91,7 +91,7 @@ impl Running {
         media::probe_kernel()?;
         let sockets = open_listeners(&settings.protocol, None, cpus.len())?;
         let metrics = Arc::new(Metrics::new(&settings.protocol)?);
-        let (events, event_queue) = bounded(reporter::QUEUE_CAPACITY)
+        let (events, event_queue) = bounded(reporter::QUEUE_PER_CORE * cpus.len())
             .map_err(RunError::system("making the event queue"))?;
         let mut records = Records::open(&settings.cdr_path, metrics.cdr())?;
         let cores = u8::try_from(cpus.len()).unwrap_or(CoreId::MAX_CORES);
@@ -206,6 +206,7 @@ impl Running {
             config: self.settings.protocol.clone(),
             tls: self.settings.tls.clone(),
             limits: ControlLimits::default(),
+            batch: self.settings.sip_batch,
             listeners,
             resolver: resolver_settings(&self.settings),
             commands: command_queue,

@@ -43,6 +43,7 @@ pub(super) struct RawSip {
     pub t1_ms: Option<At<u64>>,
     pub t2_ms: Option<At<u64>>,
     pub t4_ms: Option<At<u64>>,
+    pub batch_us: Option<At<u64>>,
 }
 
 /// `[[listen]]`.
@@ -108,6 +109,8 @@ const MAX_SECONDS: u64 = 86_400;
 
 /// Packets of a stream come 10 ms apart at the least; keeping them for longer than a part of that would be heard as jitter.
 const MAX_BATCH_US: u64 = 2_000;
+/// Far below T1, after which a peer sends again over UDP.
+const MAX_SIP_BATCH_US: u64 = 20_000;
 
 /// Longer than between two packets of any stream, so beyond it a thread would never sleep anyway.
 const MAX_BUSY_POLL_US: u64 = 20_000;
@@ -190,6 +193,7 @@ fn sip(sink: &mut Sink<'_>, mut section: Section<'_>) -> RawSip {
         t1_ms: section.integer(sink, "t1_ms", 1..=MAX_TIMER_MS),
         t2_ms: section.integer(sink, "t2_ms", 1..=MAX_TIMER_MS),
         t4_ms: section.integer(sink, "t4_ms", 1..=MAX_TIMER_MS),
+        batch_us: section.integer(sink, "batch_us", 0..=MAX_SIP_BATCH_US),
     };
     section.finish(sink);
     raw

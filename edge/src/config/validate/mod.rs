@@ -75,6 +75,7 @@ pub(super) fn settings(
         file: file.to_owned(),
         protocol: Arc::new(protocol),
         cores,
+        sip_batch: Duration::from_micros(value_or(&raw.sip.batch_us, DEFAULT_SIP_BATCH_US)),
         drain_timeout: match value_or(&raw.edge.drain_timeout_s, DEFAULT_DRAIN_S) {
             0 => None,
             seconds => Some(std::time::Duration::from_secs(seconds)),
@@ -142,6 +143,9 @@ fn cores(sink: &mut Sink<'_>, raw: &RawEdge) -> Cores {
     }
     Cores::List(list)
 }
+
+/// Too short to be noticed in a call's setup, long enough for a busy core to find several messages at a time.
+const DEFAULT_SIP_BATCH_US: u64 = 2_000;
 
 fn sip(sink: &mut Sink<'_>, raw: &RawSip) -> SipConfig {
     let default = SipConfig::default();

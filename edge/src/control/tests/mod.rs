@@ -209,6 +209,7 @@ impl Edge {
             config: config(options.connections),
             tls: Arc::new(options.tls),
             limits: options.limits,
+            batch: Duration::from_millis(1),
             listeners: setups,
             resolver: options.resolver,
             commands: command_receiver,

@@ -64,11 +64,7 @@ impl Inbox {
         }
         let media = std::iter::from_fn(|| self.media.try_recv()).take(BATCH);
         let handoffs = std::iter::from_fn(|| self.handoffs.try_recv()).take(BATCH);
-        control.inputs(
-            media
-                .map(Input::Media)
-                .chain(handoffs.map(Input::Handoff)),
-        );
+        control.inputs(media.map(Input::Media).chain(handoffs.map(Input::Handoff)));
         Ok(false)
     }
 }

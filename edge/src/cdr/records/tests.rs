@@ -235,6 +235,33 @@ fn check(site: &Site, seen: &[Event], others: usize, at: &str) {
     assert_eq!(left, 1, "{at}: only the CDR file is left");
 }
 
+#[test]
+fn a_kill_between_the_writes_of_a_batch_loses_and_repeats_nothing() {
+    let events = call_with_transfer();
+    for told in 1..=events.len() {
+        let seen = &events[..told];
+        let site = Site::new();
+        let killed_after = |write: &str| {
+            let left = site.copy();
+            drop(left.open());
+            check(&left, seen, 0, &format!("{told} events, {write}"));
+        };
+        let mut records = site.open();
+        tell(&mut records, seen, told);
+        // What `Records::flush` does.
+        records.journal.flush_news();
+        killed_after("the news");
+        let held = records
+            .writer
+            .append_all(std::mem::take(&mut records.ended));
+        assert_eq!(held, []);
+        killed_after("the lines");
+        records.settle();
+        records.journal.flush();
+        killed_after("everything");
+    }
+}
+
 /// Kills to test a second one after: each number of events, none, half or all of it reported.
 fn kills(events: &[Event]) -> impl Iterator<Item = (&[Event], Site, String)> {
     (1..=events.len()).flat_map(move |told| {

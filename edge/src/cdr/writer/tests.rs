@@ -72,6 +72,29 @@ fn records_are_appended_and_the_file_is_not_for_everyone() {
 }
 
 #[test]
+fn several_records_are_written_together_also_behind_those_held_back() {
+    let scene = Scene::new();
+    let mut writer = scene.open();
+    let several = |range: std::ops::Range<usize>| -> Vec<_> {
+        range.map(|n| (leg(), format!("{{\"n\":{n}}}"))).collect()
+    };
+    assert_eq!(writer.append_all(several(0..3)), []);
+    assert_eq!(scene.content(), lines(0..3));
+    assert_eq!(writer.settled().len(), 3);
+    writer.refuse();
+    assert_eq!(writer.append_all(several(3..5)), several(3..5));
+    assert_eq!(writer.append_all(several(5..7)), several(5..7));
+    assert_eq!((writer.settled().len(), writer.backlog()), (0, 4));
+    drop(writer);
+    assert_eq!(scene.counters.lost.get(), 4);
+    let mut writer = scene.open();
+    assert_eq!(writer.append_all(several(3..4)), []);
+    assert_eq!(writer.append_all(Vec::new()), []);
+    assert_eq!(scene.content(), lines(0..4));
+    assert_eq!(scene.counters.written.get(), 4);
+}
+
+#[test]
 fn a_torn_line_is_repaired_before_the_first_record() {
     let scene = Scene::new();
     fs::write(scene.path(), b"{\"n\":0}\n{\"n\":").expect("writable");
@@ -177,9 +200,17 @@ fn a_record_that_the_full_disk_cut_is_completed_later() {
     // More than the disk has left: part of a record gets in.
     let long = |n: usize| [vec![b'0' + n as u8; 30_000], b"\n".to_vec()].concat();
     let expected: Vec<u8> = (0..5).flat_map(long).collect();
-    for n in 0..5 {
-        writer.append(leg(), long(n));
-    }
+    writer.append(leg(), long(0));
+    // The others at once: what is whole in the file is over, what is not is held back.
+    let text = |n| {
+        String::from_utf8(long(n))
+            .expect("text")
+            .trim_end()
+            .to_owned()
+    };
+    let held = writer.append_all((1..5).map(|n| (leg(), text(n))).collect());
+    assert_eq!(held.len(), writer.backlog());
+    assert_eq!(writer.settled().len() + writer.backlog(), 5);
     assert!(writer.backlog() > 0);
     let partial = fs::read(&path).expect("readable");
     assert!(!partial.ends_with(b"\n"), "the test wants a torn record");

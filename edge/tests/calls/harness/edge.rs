@@ -335,6 +335,13 @@ impl Edge {
             .find_map(|line| line.strip_prefix(series)?.trim().parse().ok())
     }
 
+    /// Waits until `series` has that value: what happened is reported a moment after peers have seen it.
+    pub fn counts(&self, series: &str, value: f64) {
+        wait::until(&format!("{series} is {value}"), || {
+            (self.metric(series) == Some(value)).then_some(())
+        });
+    }
+
     /// Reloads that were applied so far.
     pub fn reloads(&self) -> usize {
         let applied = self.metric("sip_edge_reloads_total{result=\"applied\"}");

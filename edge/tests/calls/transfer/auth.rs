@@ -4,14 +4,12 @@ use super::cast::*;
 use crate::harness::client::kind;
 use crate::harness::digest::{self, Parameters};
 use crate::harness::wire::header;
-use crate::harness::{EdgeConfig, Scenario, Scene, wait};
+use crate::harness::{EdgeConfig, Scenario, Scene};
 
 /// Waits until credentials of the AI trunk had this outcome so often.
 fn counted(scene: &Scene, outcome: &str, times: f64) {
     let series = format!("sip_edge_digest_challenges_total{{outcome=\"{outcome}\",trunk=\"ai\"}}");
-    wait::until(&format!("{series} is {times}"), || {
-        (scene.edge.metric(&series) == Some(times)).then_some(())
-    });
+    scene.edge.counts(&series, times);
 }
 
 #[test]

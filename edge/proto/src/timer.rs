@@ -1,7 +1,9 @@
 //! One queue for every deadline of an owner, indexed so that a deadline can be moved or withdrawn by name.
 
+use crate::table::Table;
 use crate::time::Instant;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
+use std::hash::Hash;
 
 /// Deadlines by key: at most one per key, taken out in order of time and, at the same instant, in order of the key, so that
 /// the same inputs always give the same outputs.
@@ -11,19 +13,19 @@ use std::collections::{BTreeMap, BTreeSet};
 #[derive(Clone, Debug)]
 pub struct TimerQueue<K> {
     by_time: BTreeSet<(Instant, K)>,
-    by_key: BTreeMap<K, Instant>,
+    by_key: Table<K, Instant>,
 }
 
 impl<K> Default for TimerQueue<K> {
     fn default() -> Self {
         TimerQueue {
             by_time: BTreeSet::new(),
-            by_key: BTreeMap::new(),
+            by_key: Table::default(),
         }
     }
 }
 
-impl<K: Ord + Copy> TimerQueue<K> {
+impl<K: Ord + Hash + Copy> TimerQueue<K> {
     /// An empty queue.
     pub fn new() -> Self {
         Self::default()

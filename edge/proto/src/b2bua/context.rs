@@ -15,6 +15,7 @@ use crate::id::{AllocationId, ConnectionId, CoreId, ResolveId};
 use crate::sip::auth::DigestServer;
 use crate::sip::transaction::{ClientKey, ServerKey, TransactionLayer};
 use crate::sip::{HeaderName, Message, MessageLimits, Method, ResponseBuilder, Uri};
+use crate::table::Table;
 use crate::time::Instant;
 use crate::timer::TimerQueue;
 use bytes::Bytes;
@@ -76,7 +77,7 @@ struct ServerFacts {
 }
 
 /// What a call waits for.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Hash)]
 pub(crate) enum TimerKind {
     /// The new leg was not answered in time (RFC 3261 timer C for ordinary legs, `ring_timeout_s` for transfers).
     Ring,
@@ -104,7 +105,7 @@ impl TimerKind {
 }
 
 /// One deadline of one leg.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Hash)]
 pub(crate) struct CallTimer {
     pub call: CallKey,
     pub leg: LegNumber,
@@ -132,14 +133,14 @@ pub(crate) struct Context {
     pub resolve_serial: u64,
     /// Local tag -> the dialog's owner.
     pub dialogs: BTreeMap<String, (CallKey, LegNumber)>,
-    pub allocations: BTreeMap<AllocationId, (CallKey, LegNumber)>,
+    pub allocations: Table<AllocationId, (CallKey, LegNumber)>,
     /// Why connections failed, kept until the failures they caused have been told.
     pub hop_faults: BTreeMap<Hop, String>,
     pub parked_handoffs: Parked,
-    clients: BTreeMap<ClientKey, ClientUse>,
+    clients: Table<ClientKey, ClientUse>,
     /// To-tags of those who answered an INVITE.
     pub answers: BTreeMap<ClientKey, Vec<Box<str>>>,
-    servers: BTreeMap<ServerKey, ServerFacts>,
+    servers: Table<ServerKey, ServerFacts>,
     rng: ChaCha20Rng,
 }
 
@@ -164,12 +165,12 @@ impl Context {
             resolves: BTreeMap::new(),
             resolve_serial: 0,
             dialogs: BTreeMap::new(),
-            allocations: BTreeMap::new(),
+            allocations: Table::default(),
             hop_faults: BTreeMap::new(),
             parked_handoffs: Parked::default(),
-            clients: BTreeMap::new(),
+            clients: Table::default(),
             answers: BTreeMap::new(),
-            servers: BTreeMap::new(),
+            servers: Table::default(),
             rng: ChaCha20Rng::from_seed(seed),
             owner_key: keys.owner,
             draining: false,

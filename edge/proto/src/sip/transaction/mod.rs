@@ -149,7 +149,7 @@ const OWN_MESSAGES: MessageLimits = MessageLimits {
 };
 
 /// Whose timer.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 enum TimerKey {
     Client(ClientKey, Timer),
     Server(ServerKey, Timer),

@@ -8,6 +8,7 @@
 //! [`super::steering`] does not give to the shared one.
 
 use super::counters::MediaCounters;
+use super::received::SharedShape;
 use super::ring::Ring;
 use super::sockets::{MediaSocket, RawSender};
 use super::steering::{SharedSocket, SteeringError, ThreadSteering};
@@ -33,8 +34,8 @@ struct Receiver {
     address: IpAddr,
     socket: MediaSocket,
     shared: SharedSocket,
-    /// Tells when it received a packet; for the flows whose latency is measured.
-    stamped: bool,
+    /// Stamped: it tells when it received a packet, for the flows whose latency is measured.
+    shape: SharedShape,
     armed: bool,
     /// What [`MediaSocket::overflows`] told last.
     overflows: u32,
@@ -117,10 +118,17 @@ impl Hub {
         for (number, receiver) in (0..).zip(&mut self.receivers) {
             if !receiver.armed {
                 let file = self.first_file + number;
-                receiver.armed = ring.receive_shared(file, Token::shared(number)).is_ok();
+                let armed = ring.receive_shared(file, Token::shared(number), receiver.shape);
+                receiver.armed = armed.is_ok();
             }
         }
         self.receivers.iter().all(|receiver| receiver.armed)
+    }
+
+    /// What the receive of [`Token::shared`] leaves in a buffer.
+    pub fn shape(&self, number: u32) -> Option<SharedShape> {
+        let receiver = self.receivers.get(number as usize)?;
+        Some(receiver.shape)
     }
 
     /// The receive of [`Token::shared`] has ended.
@@ -155,7 +163,8 @@ impl Hub {
     /// not. False where that is not to be had.
     pub fn steer(&mut self, local: SocketAddr, source: SocketAddr, stamped: bool) -> bool {
         let mut receivers = self.receivers.iter();
-        let receiver = receivers.find(|one| one.address == local.ip() && one.stamped == stamped);
+        let receiver =
+            receivers.find(|one| one.address == local.ip() && one.shape.stamped == stamped);
         receiver.is_some_and(|one| self.steering.steer(local, source, one.shared).is_ok())
     }
 
@@ -211,7 +220,10 @@ fn receiver(
         shared: steering.enlist(&socket)?,
         address,
         socket,
-        stamped,
+        shape: SharedShape {
+            ipv6: address.is_ipv6(),
+            stamped,
+        },
         armed: false,
         overflows: 0,
     })

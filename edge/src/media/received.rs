@@ -13,10 +13,6 @@ const RECVMSG_HEADER: usize = 16;
 /// Room that each [`ReceivedStamped`] buffer keeps for the time of arrival: a control message with a timespec.
 const STAMP_OCTETS: usize = CONTROL_HEADER + 16;
 
-/// Room that each [`ReceivedShared`] buffer keeps for the address that the packet was sent to (a `sockaddr_in6` at most, control messages are
-/// multiples of 8 octets) and for the time of arrival.
-const SHARED_OCTETS: usize = (CONTROL_HEADER + NAME_OCTETS).next_multiple_of(8) + STAMP_OCTETS;
-
 /// Octets of a `cmsghdr` on a 64-bit machine.
 const CONTROL_HEADER: usize = 16;
 
@@ -88,16 +84,57 @@ impl ReceivedStamped {
     }
 }
 
-impl ReceivedShared {
-    /// See [`ReceivedFrom::shape`].
-    pub fn shape() -> libc::msghdr {
-        shape(NAME_OCTETS, SHARED_OCTETS)
+/// What a shared socket tells of each packet. As little as possible is set aside for it: what lies between header and payload costs memory
+/// that the packet has to be fetched with.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SharedShape {
+    pub ipv6: bool,
+    pub stamped: bool,
+}
+
+impl SharedShape {
+    /// Every shape, in the order of [`SharedShape::index`].
+    pub const ALL: [SharedShape; 4] = {
+        const fn of(ipv6: bool, stamped: bool) -> SharedShape {
+            SharedShape { ipv6, stamped }
+        }
+        [
+            of(false, false),
+            of(false, true),
+            of(true, false),
+            of(true, true),
+        ]
+    };
+
+    pub const fn index(self) -> usize {
+        (self.ipv6 as usize) * 2 + self.stamped as usize
     }
 
+    /// Octets of the source, and of the control messages: the address that the packet was sent to, and the time of arrival.
+    const fn octets(self) -> (usize, usize) {
+        let address = if self.ipv6 {
+            NAME_OCTETS
+        } else {
+            std::mem::size_of::<libc::sockaddr_in>()
+        };
+        let stamp = if self.stamped { STAMP_OCTETS } else { 0 };
+        // Control messages are multiples of 8 octets.
+        let control = (CONTROL_HEADER + address).next_multiple_of(8) + stamp;
+        (address, control)
+    }
+
+    /// See [`ReceivedFrom::shape`].
+    pub fn shape(self) -> libc::msghdr {
+        let (name, control) = self.octets();
+        shape(name, control)
+    }
+}
+
+impl ReceivedShared {
     /// See [`ReceivedFrom::read`].
     pub fn read(bytes: &[u8], shape: &libc::msghdr) -> Option<Self> {
         let out = RecvMsgOut::parse(bytes, shape).ok()?;
-        let start = RECVMSG_HEADER + NAME_OCTETS + SHARED_OCTETS;
+        let start = RECVMSG_HEADER + shape.msg_namelen as usize + shape.msg_controllen;
         let (mut local, mut at) = (None, None);
         for message in control_messages(out.control_data()) {
             match (message.level, message.kind) {

@@ -3,7 +3,7 @@
 
 use super::buffers::{Buffer, BufferPool};
 use super::error::MediaError;
-use super::received::{ReceivedFrom, ReceivedShared, ReceivedStamped};
+use super::received::{ReceivedFrom, ReceivedShared, ReceivedStamped, SharedShape};
 use super::token::{Kind, Token};
 use io_uring::types::{CancelBuilder, Fd, Fixed, SubmitArgs, Timespec};
 use io_uring::{IoUring, Probe, cqueue, opcode, squeue};
@@ -65,8 +65,8 @@ pub struct Ring {
     shape: Box<libc::msghdr>,
     /// The same for receives that tell the time instead.
     stamped_shape: Box<libc::msghdr>,
-    /// The same for receives of shared sockets.
-    shared_shape: Box<libc::msghdr>,
+    /// The same for receives of shared sockets, by [`SharedShape::index`].
+    shared_shapes: Box<[libc::msghdr; SharedShape::ALL.len()]>,
     /// Whether the kernel can let completions gather.
     gathers: bool,
     /// Where the kernel writes the wake-up's count, which nobody reads.
@@ -121,7 +121,7 @@ impl Ring {
             pool,
             shape: Box::new(ReceivedFrom::shape()),
             stamped_shape: Box::new(ReceivedStamped::shape()),
-            shared_shape: Box::new(ReceivedShared::shape()),
+            shared_shapes: Box::new(SharedShape::ALL.map(SharedShape::shape)),
             gathers: uring.params().is_feature_min_timeout(),
             wake_count: Box::new(UnsafeCell::new([0; 8])),
             destinations: vec![nobody; entries].into(),
@@ -174,8 +174,13 @@ impl Ring {
     }
 
     /// Arms a multishot receive on a socket that flows share ([`Ring::received_shared`]).
-    pub fn receive_shared(&mut self, file: u32, token: Token) -> io::Result<()> {
-        let shape = &raw const *self.shared_shape;
+    pub fn receive_shared(
+        &mut self,
+        file: u32,
+        token: Token,
+        shape: SharedShape,
+    ) -> io::Result<()> {
+        let shape: *const libc::msghdr = self.shared_shape(shape);
         let entry = opcode::RecvMsgMulti::new(Fixed(file), shape, GROUP)
             .build()
             .user_data(token.to_bits());
@@ -280,9 +285,20 @@ impl Ring {
     }
 
     /// Takes apart what a [`Kind::ReceiveShared`] completion of `length` octets left in its buffer.
-    pub fn received_shared(&mut self, buffer: &Buffer, length: usize) -> Option<ReceivedShared> {
-        let shape = &*self.shared_shape;
-        ReceivedShared::read(self.pool.bytes(buffer, 0..length)?, shape)
+    pub fn received_shared(
+        &mut self,
+        buffer: &Buffer,
+        length: usize,
+        shape: SharedShape,
+    ) -> Option<ReceivedShared> {
+        let shape = *self.shared_shape(shape);
+        ReceivedShared::read(self.pool.bytes(buffer, 0..length)?, &shape)
+    }
+
+    fn shared_shape(&self, shape: SharedShape) -> &libc::msghdr {
+        let [first, ..] = &*self.shared_shapes;
+        // There is one for each.
+        self.shared_shapes.get(shape.index()).unwrap_or(first)
     }
 
     /// Submits what waits, without waiting for completions.

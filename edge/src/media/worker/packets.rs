@@ -95,9 +95,11 @@ impl Worker {
     /// Finds the datagram in its buffer, and whose it is; `None` when its allocation is gone.
     fn packet(&mut self, token: Token, buffer: &Buffer, length: usize) -> Option<Packet> {
         if token.kind == Kind::ReceiveShared {
-            let received = self.ring.received_shared(buffer, length)?;
+            let hub = self.hub.as_ref()?;
+            let shape = hub.shape(token.allocation.slot)?;
+            let received = self.ring.received_shared(buffer, length, shape)?;
             return Some(Packet {
-                allocation: self.hub.as_ref()?.owner(received.local)?,
+                allocation: hub.owner(received.local)?,
                 component: Component::Rtp,
                 source: received.source,
                 payload: received.payload,

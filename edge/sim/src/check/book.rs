@@ -117,6 +117,10 @@ impl Book {
                 bye_received: None,
                 bye_sent: None,
             });
+        // A copy of one that was challenged before: what it is answered with is not about the call.
+        if sip.cseq().0 < leg.cseq {
+            return;
+        }
         // It comes again with credentials: the challenge was no refusal.
         leg.refused_at = None;
         leg.cseq = sip.cseq().0;

@@ -91,16 +91,19 @@ pub(crate) enum TimerKind {
     MediaClosed,
     /// Try the re-INVITE again after 491 (RFC 3261 §14.1).
     Reinvite,
+    /// An endpoint whose answer was not wanted has stopped to send by now.
+    Fork,
 }
 
 impl TimerKind {
-    const ALL: [TimerKind; 6] = [
+    const ALL: [TimerKind; 7] = [
         TimerKind::Ring,
         TimerKind::Auth,
         TimerKind::FinalNotify,
         TimerKind::LegEnd,
         TimerKind::MediaClosed,
         TimerKind::Reinvite,
+        TimerKind::Fork,
     ];
 }
 

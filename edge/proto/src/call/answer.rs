@@ -225,6 +225,7 @@ impl Call {
                 let what = "a second endpoint answered; it is ended".to_owned();
                 self.note(cx, leg, "fork", what, None);
                 self.disown_2xx(cx, leg, message);
+                self.fork_may_speak(cx, leg);
             }
             None => {}
         }

@@ -11,6 +11,8 @@ use crate::time::Duration;
 const MAX_BIND_TRIES: u8 = 5;
 /// How long a CDR line waits for the media thread's counters.
 const MEDIA_CLOSED_WAIT: Duration = Duration::from_secs(1);
+/// How long an endpoint whose answer was not wanted may go on sending: our BYE's way, over UDP with a repetition or two.
+const FORK: Duration = Duration::from_secs(2);
 
 /// The media state of one leg.
 #[derive(Default)]
@@ -24,6 +26,10 @@ pub(crate) struct LegMedia {
     said: Option<LocalDescription>,
     /// What the peer's last offer or answer said.
     pub remote: Option<RemoteAudio>,
+    /// Where the media thread was told that the peer is.
+    told: Option<RemoteMedia>,
+    /// Another endpoint answered, too, and may not have stopped to send: see [`Call::fork_may_speak`].
+    contested: bool,
     /// Every codec the peer has shown it can do, with its payload types: what a re-INVITE may offer.
     pub capabilities: Vec<Codec>,
     /// The `m=` lines of the session, whose number and order never change (RFC 3264 §8).
@@ -192,6 +198,7 @@ impl Call {
         let alive = self.legs.get_mut(&leg).is_some_and(|l| {
             l.media.local = None;
             l.media.said = None;
+            l.media.told = None;
             l.media.stats = None;
             l.is_alive()
         });
@@ -265,19 +272,53 @@ impl Call {
         }
         let signalling = l.peer.map_or(remote.rtp.ip(), |peer| peer.ip());
         // Held the old way (RFC 2543) it says no address: the one known so far stays.
-        if let Some(lease) = &l.media.lease
-            && !remote.rtp.ip().is_unspecified()
-        {
-            cx.outputs.push_back(Output::Media(MediaCommand::SetRemote {
-                allocation: lease.id,
-                remote: RemoteMedia {
-                    rtp: remote.rtp,
-                    rtcp: remote.rtcp,
-                    signalling,
-                },
-            }));
+        let is_told = !remote.rtp.ip().is_unspecified();
+        if is_told {
+            l.media.told = Some(RemoteMedia {
+                rtp: remote.rtp,
+                rtcp: remote.rtcp,
+                signalling,
+            });
         }
         l.media.remote = Some(remote);
+        if is_told {
+            self.tell_remote(cx, leg);
+        }
+    }
+
+    /// Tells the media thread where the peer is.
+    fn tell_remote(&self, cx: &mut Context, leg: LegNumber) {
+        let media = self.legs.get(&leg).map(|l| &l.media);
+        let media = media.filter(|media| !media.closing);
+        let Some((lease, mut remote)) = media.and_then(|m| m.lease.as_ref().zip(m.told)) else {
+            return;
+        };
+        if media.is_some_and(|media| media.contested) {
+            remote.signalling = remote.rtp.ip();
+        }
+        let allocation = lease.id;
+        cx.outputs.push_back(Output::Media(MediaCommand::SetRemote {
+            allocation,
+            remote,
+        }));
+    }
+
+    /// A second endpoint answered, is being told BYE, and may send until it has that. Both are behind the address that signals:
+    /// who sends from there is not known for now, and would be heard for the rest of the call. Only the address that the
+    /// answer in use names is heard, until [`FORK`] is over; then whoever sends is found anew.
+    pub(super) fn fork_may_speak(&mut self, cx: &mut Context, leg: LegNumber) {
+        if let Some(l) = self.legs.get_mut(&leg) {
+            l.media.contested = true;
+        }
+        self.tell_remote(cx, leg);
+        cx.set_timer(self.key, leg, TimerKind::Fork, cx.now + FORK);
+    }
+
+    pub(super) fn fork_is_silent(&mut self, cx: &mut Context, leg: LegNumber) {
+        if let Some(l) = self.legs.get_mut(&leg) {
+            l.media.contested = false;
+        }
+        self.tell_remote(cx, leg);
     }
 
     /// (Re)joins the media of the two bridged legs as their descriptions say now.

@@ -218,6 +218,7 @@ impl Call {
             TimerKind::LegEnd => self.leg_over(cx, leg),
             TimerKind::MediaClosed => self.media_closed(cx, leg),
             TimerKind::Reinvite => self.retry_reinvite(cx, leg),
+            TimerKind::Fork => self.fork_is_silent(cx, leg),
         }
     }
 

@@ -1,6 +1,7 @@
 //! From the INVITE to the answer: progress, early media, the callee's refusals, offer and answer.
 
 use crate::harness::*;
+use edge_proto::relay::MediaCommand;
 
 /// The callee refuses with `status`; the caller gets `told`.
 fn refused(status: u16, told: u16, cause: &str) {
@@ -392,6 +393,45 @@ fn a_second_fork_answers() {
             "2 out ai 200 completed local",
         ]);
         w.assert_told(&["2 fork: a second endpoint answered"]);
+    });
+}
+
+/// Both send from behind the address that signals. Who lost must not be taken for the peer by the media thread, which keeps whom it
+/// hears first.
+#[test]
+fn while_a_second_fork_may_speak_only_who_is_described_is_heard() {
+    flow(config, |w| {
+        let (caller, mut agent, invite) = ringing(w);
+        agent.sdp.address = "198.51.100.200".parse().expect("an address");
+        let mut fork = agent.fork(4150);
+        let (mut caller, mut agent) = answering(w, caller, agent, &invite);
+        let (described, signalling) = (agent.sdp.address, agent.address.ip());
+        let heard = |w: &World| {
+            let remotes = w
+                .media
+                .iter()
+                .rev()
+                .filter_map(|(_, command)| match command {
+                    MediaCommand::SetRemote { remote, .. } => Some(remote),
+                    _ => None,
+                });
+            let mut remotes = remotes.filter(|remote| remote.rtp.port() == AGENT_RTP);
+            let last = remotes.next().expect("it was described");
+            (last.rtp.ip(), last.signalling)
+        };
+        assert_eq!(heard(w), (described, signalling));
+        let ok = fork.response(&invite, 200, &[], &fork.sdp.text());
+        w.send(fork.link, fork.address, ok);
+        fork.gets(w, "ACK");
+        let bye = fork.gets(w, "BYE");
+        assert_eq!(heard(w), (described, described));
+        // Media that follows the BYE's answer is late, no more.
+        fork.answers(w, &bye, 200);
+        assert_eq!(heard(w), (described, described));
+        w.advance(Duration::from_secs(2));
+        assert_eq!(heard(w), (described, signalling));
+        w.assert_bridges(&["4000<>4100"]);
+        hang_up(w, &mut caller, &mut [&mut agent]);
     });
 }
 

@@ -141,9 +141,11 @@ impl<P: Protocol> Driver<P> {
             self.outputs = outputs;
         }
         if self.pace.is_gathering() {
+            // At the turn's end: see `end_turn`.
             self.turn.notify_one();
+        } else {
+            self.parts.outlets.announce();
         }
-        self.parts.outlets.announce();
         if self.parts.outlets.has_backlog() {
             self.retry.notify_one();
         }
@@ -157,6 +159,14 @@ impl<P: Protocol> Driver<P> {
             self.parts.status.idle.store(idle, Ordering::Release);
         }
         effects
+    }
+
+    /// Everything that was ready is done while inputs gather. Gives how long to rest before the next turn.
+    pub(super) fn end_turn(&mut self) -> Duration {
+        // The media thread takes the core as soon as it is woken, which is best done when there is nothing else to do.
+        self.parts.outlets.announce();
+        let now = self.now();
+        self.pace.rest(now)
     }
 
     fn execute(&mut self, now: Instant, output: Output) -> Option<Effect> {

@@ -337,11 +337,9 @@ impl<P: Protocol> Control<P> {
         self.0.borrow().turn.clone()
     }
 
-    /// Everything that was ready is done: how long to rest before the next turn.
-    pub(super) fn rest(&self) -> Duration {
-        let mut driver = self.0.borrow_mut();
-        let now = driver.now();
-        driver.pace.rest(now)
+    /// See [`Driver::end_turn`].
+    pub(super) fn end_turn(&self) -> Duration {
+        self.0.borrow_mut().end_turn()
     }
 
     pub(super) fn retry_signal(&self) -> Rc<Notify> {

@@ -191,6 +191,8 @@ async fn main<P: Protocol>(setup: Setup, protocol: P) -> io::Result<()> {
     tokio_uring::spawn(tasks::sweep(control.clone(), status, sweep));
     tokio_uring::spawn(tasks::retry_outlets(control.clone()));
     inbox.run(&control).await?;
+    // Tells the media thread what was not told yet.
+    control.end_turn();
     control.shut_down().await;
     let _ = tokio::time::timeout(LAST_EVENTS, tasks::empty_outlets(&control)).await;
     Ok(())

@@ -192,7 +192,7 @@ pub(super) async fn gather<P: Protocol>(control: Control<P>) {
         turn.notified().await;
         // The tasks that are ready go first: what they have for peers leaves before the thread rests.
         tokio::task::yield_now().await;
-        let rest = control.rest();
+        let rest = control.end_turn();
         if !rest.is_zero() {
             // The whole thread, which is the point: the kernel and the queues hold what comes meanwhile.
             std::thread::sleep(rest);

@@ -4,8 +4,8 @@
 //! values; the owner of the list knows how to read and write them.
 
 use crate::sip::grammar::{
-    is_token, is_token_byte, is_unreserved, percent_decode, percent_encode, quoted_string,
-    split_once, take_while, trim_start, write_quoted,
+    byte_kind, is_token, is_token_byte, is_unreserved, percent_decode, percent_encode,
+    quoted_string, split_once, take_while, trim_start, write_quoted,
 };
 use core::fmt;
 
@@ -199,14 +199,18 @@ impl Params {
     }
 }
 
-/// `paramchar` without escapes.
-const fn is_uri_param_byte(byte: u8) -> bool {
-    is_unreserved(byte) || matches!(byte, b'[' | b']' | b'/' | b':' | b'&' | b'+' | b'$')
+byte_kind! {
+    /// `paramchar` without escapes.
+    fn is_uri_param_byte(byte) {
+        is_unreserved(byte) || matches!(byte, b'[' | b']' | b'/' | b':' | b'&' | b'+' | b'$')
+    }
 }
 
-/// An unquoted `gen-value`: token or host.
-const fn is_header_value_byte(byte: u8) -> bool {
-    is_token_byte(byte) || matches!(byte, b'[' | b']' | b':')
+byte_kind! {
+    /// An unquoted `gen-value`: token or host.
+    fn is_header_value_byte(byte) {
+        is_token_byte(byte) || matches!(byte, b'[' | b']' | b':')
+    }
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@
 //! parameter or header twice. Policy decides on the parsed value, and only a value rebuilt from it is ever sent, so a router
 //! behind the edge sees what the policy saw.
 
-use crate::sip::grammar::{is_unreserved, percent_decode, percent_encode, split_once};
+use crate::sip::grammar::{byte_kind, is_unreserved, percent_decode, percent_encode, split_once};
 pub use crate::sip::host::{Host, HostError};
 use crate::sip::host::{parse_port, split_host_port};
 pub use crate::sip::params::{ParamError, Params};
@@ -54,10 +54,7 @@ impl Uri {
         {
             return Err(UriError::Scheme);
         }
-        if !rest
-            .bytes()
-            .all(|b| b.is_ascii_graphic() && !matches!(b, b'"' | b'<' | b'>'))
-        {
+        if !rest.bytes().all(is_uri_byte) {
             return Err(UriError::Character);
         }
         if scheme.eq_ignore_ascii_case("sip") {
@@ -152,14 +149,23 @@ pub struct SipUri {
     pub headers: Vec<(String, String)>,
 }
 
-/// What a user part may hold unescaped besides `unreserved`. `#` is not in the grammar, yet service codes (`*98#`) arrive
-/// with it, and it cannot move the host; it leaves escaped.
-const fn is_user_byte(byte: u8) -> bool {
-    is_unreserved(byte)
-        || matches!(
-            byte,
-            b'&' | b'=' | b'+' | b'$' | b',' | b';' | b'?' | b'/' | b'#'
-        )
+byte_kind! {
+    /// What any part of a URI may be written with.
+    fn is_uri_byte(byte) {
+        byte.is_ascii_graphic() && !matches!(byte, b'"' | b'<' | b'>')
+    }
+}
+
+byte_kind! {
+    /// What a user part may hold unescaped besides `unreserved`. `#` is not in the grammar, yet service codes (`*98#`) arrive
+    /// with it, and it cannot move the host; it leaves escaped.
+    fn is_user_byte(byte) {
+        is_unreserved(byte)
+            || matches!(
+                byte,
+                b'&' | b'=' | b'+' | b'$' | b',' | b';' | b'?' | b'/' | b'#'
+            )
+    }
 }
 
 const fn is_password_byte(byte: u8) -> bool {

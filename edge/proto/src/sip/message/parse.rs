@@ -3,7 +3,7 @@
 use super::fault::{MessageError, MessageFault, ResponseHint};
 use super::{Field, Message, Parsed, Span, Start};
 use crate::sip::framer::parse_content_length;
-use crate::sip::grammar::{is_token, split_list, trim_end, trim_start};
+use crate::sip::grammar::{is_token, split_list, split_once, trim_end, trim_start};
 use crate::sip::header::{CSeq, HeaderName};
 use crate::sip::limits::MessageLimits;
 use crate::sip::method::Method;
@@ -232,13 +232,11 @@ fn parse_status_line(line: &str, at: usize) -> Result<StartLine, MessageFault> {
 }
 
 fn parse_field(line: &str, at: usize) -> Option<Field> {
-    let colon = memchr(b':', line.as_bytes())?;
-    let (name, value) = line.split_at_checked(colon)?;
+    let (name, value) = split_once(line, b':')?;
     let name = trim_end(name);
     if !is_token(name) {
         return None;
     }
-    let value = value.get(1..)?;
     let trimmed = trim_start(value);
     let start = at + line.len() - trimmed.len();
     let trimmed = trim_end(trimmed);

@@ -8,6 +8,7 @@ use crate::event::{Cause, HangupBy, LegNumber};
 use crate::sip::status::reason_phrase;
 use crate::sip::transaction::ClientKey;
 use crate::sip::{HeaderName, Method, sipfrag};
+use crate::time::Instant;
 use std::collections::VecDeque;
 
 /// NOTIFYs that wait while one is unanswered. Provisional ones beyond it are left out; a final one never is.
@@ -42,6 +43,7 @@ pub(crate) struct Notifier {
 struct InFlight {
     client: ClientKey,
     notice: Notice,
+    sent_at: Instant,
     /// It was sent before, over a connection that was lost.
     again: bool,
 }
@@ -170,6 +172,7 @@ impl Call {
         l.notifier.in_flight = Some(InFlight {
             client,
             notice,
+            sent_at: cx.now,
             again,
         });
         true
@@ -238,9 +241,14 @@ impl Call {
     }
 
     /// The transferor was given its time. A final NOTIFY that still waits behind an unanswered one is sent now: who answers
-    /// nothing may listen all the same.
+    /// nothing may listen all the same. Not so where that one has not had its own time, as behind an earlier transfer's last.
     pub(super) fn on_final_notify_timeout(&mut self, cx: &mut Context, leg: LegNumber) {
         if let Some(l) = self.legs.get_mut(&leg) {
+            let sent_at = l.notifier.in_flight.as_ref().map(|sent| sent.sent_at);
+            let due = sent_at.map(|at| at + cx.config.sip.t1 * FINAL_WAIT_T1);
+            if let Some(due) = due.filter(|due| *due > cx.now) {
+                return cx.set_timer(self.key, leg, TimerKind::FinalNotify, due);
+            }
             l.notifier.in_flight = None;
             l.notifier.drop_progress();
             if l.notifier.owes_outcome() {

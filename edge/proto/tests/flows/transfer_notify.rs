@@ -97,6 +97,36 @@ fn no_notify_is_ever_answered() {
     });
 }
 
+/// What waits behind others has its time from when these have had theirs.
+#[test]
+fn an_outcome_waits_for_the_answer_to_a_notify_that_has_only_just_left() {
+    flow(config, |w| {
+        let (mut caller, mut agent, mut human, invite) = transferring(w);
+        human.answers(w, &invite, 486);
+        human.gets(w, "ACK");
+        let failed = agent.gets(w, "NOTIFY");
+        assert_eq!(sipfrag(&failed), "486 Busy Here");
+        refers(w, &mut agent, TARGET, &[]);
+        agent.gets(w, "202 REFER");
+        let (mut human, invite) = invited(w, w.site.human, HUMAN_RTP);
+        human.accepts(w, &invite, 200);
+        human.gets(w, "ACK");
+        w.advance(millis(3_900));
+        w.assert_silent(w.site.ai);
+        agent.answers(w, &failed, 200);
+        let first = agent.gets(w, "NOTIFY");
+        assert_eq!(sipfrag(&first), "100 Trying");
+        w.advance(millis(3_900));
+        w.assert_silent(w.site.ai);
+        agent.answers(w, &first, 200);
+        let last = agent.gets(w, "NOTIFY");
+        assert_eq!(sipfrag(&last), "200 OK");
+        agent.answers(w, &last, 200);
+        gets_bye(w, &mut agent);
+        hang_up(w, &mut caller, &mut [&mut human]);
+    });
+}
+
 #[test]
 fn no_subscription_is_wanted() {
     // RFC 4488.

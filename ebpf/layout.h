@@ -179,6 +179,9 @@ struct edge_flow {
 /* Packets of strangers in one window (1,000 per second) that reach a latched port's own socket. */
 #define EDGE_STEER_STRANGERS 67
 
+/* In the place of a socket: nobody may send to the port, which is a shared socket's own. */
+#define EDGE_STEER_CLOSED 0xffff
+
 /* steer_scope[0]: the addresses that media is at; zero: none of the family. */
 struct edge_steer_scope {
 	__u32 media4;
@@ -189,7 +192,7 @@ struct edge_steer_scope {
 struct edge_steered {
 	__u32 source[4];
 	__u16 port;
-	/* 0: none; n: sockets[n - 1]. */
+	/* 0: none; EDGE_STEER_CLOSED; n: sockets[n - 1]. */
 	__u16 socket;
 	/* Of the program: what it has counted in which window. */
 	__u32 window;

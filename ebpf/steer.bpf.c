@@ -98,6 +98,8 @@ int edge_steer(struct bpf_sk_lookup *ctx)
 	flow = bpf_map_lookup_elem(&steered, &key);
 	if (!flow || !flow->socket)
 		return SK_PASS;
+	if (flow->socket == EDGE_STEER_CLOSED)
+		return SK_DROP;
 	/* Counted without a lock: two CPUs may lose each other's packet, which a limit can bear. */
 	window = bpf_ktime_get_coarse_ns() >> EDGE_STEER_WINDOW;
 	if (flow->window != window) {

@@ -69,7 +69,7 @@ fn hub() -> Option<Hub> {
         return None;
     }
     let opened = Steering::attach([V4.parse().unwrap()])
-        .and_then(|steering| Hub::open(steering.thread(0)?, &(10_000..=60_000)));
+        .and_then(|steering| Ok(Hub::open(steering.thread(0)?, &(10_000..=60_000), true)));
     opened
         .inspect_err(|error| println!("skipped: flows cannot share sockets here ({error})"))
         .ok()

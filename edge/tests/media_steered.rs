@@ -19,9 +19,12 @@ use sip_edge::media::steering::Steering;
 fn hub() -> Option<Hub> {
     let addresses = [bench::V4, bench::V6].map(|text| text.parse().unwrap());
     let opened = Steering::attach(addresses)
-        .and_then(|steering| Hub::open(steering.thread(0)?, &(10_000..=60_000)));
+        .and_then(|steering| Ok(Hub::open(steering.thread(0)?, &(10_000..=60_000), true)));
     match opened {
-        Ok(hub) => Some(hub),
+        Ok(hub) => {
+            assert!(hub.faults().is_empty(), "{:?}", hub.faults());
+            Some(hub)
+        }
         Err(error) => {
             // Anything but a want of privilege is a fault of the program.
             let text = error_with_causes(&error);

@@ -98,6 +98,8 @@ pub enum MediaSteering {
     /// Latched flows share sockets, where the kernel permits it.
     #[default]
     Auto,
+    /// They share those that receive, and send by their own: routing and IPsec policies see their ports.
+    Receive,
     /// Each flow has sockets of its own alone.
     Off,
 }

@@ -8,6 +8,7 @@
 //! [`super::steering`] does not give to the shared one.
 
 use super::counters::MediaCounters;
+use super::endpoint::SETTLE;
 use super::received::SharedShape;
 use super::ring::Ring;
 use super::sockets::{MediaSocket, RawSender};
@@ -15,6 +16,7 @@ use super::steering::{SharedSocket, SteeringError, ThreadSteering};
 use super::token::Token;
 use edge_proto::id::AllocationId;
 use edge_proto::relay::DropReason;
+use edge_proto::time::Instant;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
@@ -37,6 +39,8 @@ struct Receiver {
     /// Stamped: it tells when it received a packet, for the flows whose latency is measured.
     shape: SharedShape,
     armed: bool,
+    /// Not to be armed before.
+    pause: Instant,
     /// What [`MediaSocket::overflows`] told last.
     overflows: u32,
 }
@@ -59,44 +63,56 @@ pub struct Hub {
     /// By family and half the port: whose it is.
     leases: [Vec<Option<AllocationId>>; 2],
     first_file: u32,
+    faults: Vec<SteeringError>,
 }
 
 impl Hub {
-    /// Opens the shared sockets, at none of the ports that flows have (`ports`), and shows them to the program. Without CAP_NET_RAW
-    /// flows send by their own sockets: [`Hub::sends`] tells.
-    pub fn open(
-        mut steering: ThreadSteering,
-        ports: &RangeInclusive<u16>,
-    ) -> Result<Hub, SteeringError> {
+    /// Opens the shared sockets, at none of the ports that flows have (`ports`), and shows them to the program. What cannot be had is left to
+    /// the flows' own sockets, and told by [`Hub::faults`]. Unless `send`, flows share only the sockets that receive.
+    pub fn open(mut steering: ThreadSteering, ports: &RangeInclusive<u16>, send: bool) -> Hub {
         let mut receivers = Vec::new();
         let mut senders = [None, None];
         let mut leases = [Vec::new(), Vec::new()];
+        let mut faults = Vec::new();
         for address in steering.addresses().to_vec() {
-            for stamped in [false, true] {
-                receivers.push(receiver(&mut steering, (address, ports), stamped)?);
+            let opened = [false, true]
+                .map(|stamped| receiver(&mut steering, (address, ports), stamped))
+                .into_iter()
+                .collect::<Result<Vec<_>, _>>();
+            match opened {
+                Ok(opened) => receivers.extend(opened),
+                Err(error) => faults.push(error),
             }
-            if let (Some(sender), Some(leases)) = (
+            let sender = match RawSender::open(address) {
+                _ if !send => None,
+                Ok(socket) => Some(Sender { address, socket }),
+                Err(error) => {
+                    faults.push(SteeringError::system("opening a raw socket")(error));
+                    None
+                }
+            };
+            let place = (
                 senders.get_mut(family(address)),
                 leases.get_mut(family(address)),
-            ) {
-                let socket = RawSender::open(address).ok();
-                *sender = socket.map(|socket| Sender { address, socket });
+            );
+            if let (Some(place), Some(leases)) = place {
+                *place = sender;
                 leases.resize(LEASES, None);
             }
         }
-        Ok(Hub {
+        Hub {
             steering,
             receivers,
             senders,
             leases,
             first_file: 0,
-        })
+            faults,
+        }
     }
 
-    /// Whether the flows share the sockets that send, too.
-    pub fn sends(&self) -> bool {
-        let mut addresses = self.steering.addresses().iter();
-        addresses.all(|&address| self.sender_of(address).is_some())
+    /// Why flows share less than they could.
+    pub fn faults(&self) -> &[SteeringError] {
+        &self.faults
     }
 
     /// Puts the sockets into the ring's file table, from `first` on, [`FILES`] of them at most.
@@ -113,16 +129,17 @@ impl Hub {
         Ok(())
     }
 
-    /// Arms the receives that are not. Returns whether all are.
-    pub fn arm(&mut self, ring: &mut Ring) -> bool {
+    /// Arms the receives that are not. Returns when to call again for those that have to wait.
+    pub fn arm(&mut self, now: Instant, ring: &mut Ring) -> Option<Instant> {
         for (number, receiver) in (0..).zip(&mut self.receivers) {
-            if !receiver.armed {
+            if !receiver.armed && receiver.pause <= now {
                 let file = self.first_file + number;
                 let armed = ring.receive_shared(file, Token::shared(number), receiver.shape);
                 receiver.armed = armed.is_ok();
             }
         }
-        self.receivers.iter().all(|receiver| receiver.armed)
+        let waiting = self.receivers.iter().filter(|receiver| !receiver.armed);
+        waiting.map(|receiver| receiver.pause.max(now)).min()
     }
 
     /// What the receive of [`Token::shared`] leaves in a buffer.
@@ -131,10 +148,16 @@ impl Hub {
         Some(receiver.shape)
     }
 
-    /// The receive of [`Token::shared`] has ended.
-    pub fn ended(&mut self, number: u32) {
-        if let Some(receiver) = self.receivers.get_mut(number as usize) {
-            receiver.armed = false;
+    /// The receive of [`Token::shared`] has ended with `result` (a count, or a negative errno). For want of buffers it is armed again at
+    /// once, after any other error later.
+    pub fn ended(&mut self, now: Instant, number: u32, result: i32, counters: &MediaCounters) {
+        let Some(receiver) = self.receivers.get_mut(number as usize) else {
+            return;
+        };
+        receiver.armed = false;
+        if result < 0 && result != -libc::ENOBUFS {
+            counters.socket_errors.add(1);
+            receiver.pause = now + SETTLE;
         }
     }
 
@@ -209,13 +232,18 @@ fn receiver(
     stamped: bool,
 ) -> Result<Receiver, SteeringError> {
     let open = || {
-        let socket = MediaSocket::shared(address, ports)?;
+        let Some(socket) = MediaSocket::shared(address, ports)? else {
+            return Ok(None);
+        };
         if stamped {
             socket.stamp_receives()?;
         }
-        Ok(socket)
+        Ok(Some((socket.local()?, socket)))
     };
-    let socket = open().map_err(SteeringError::system("opening a shared socket"))?;
+    let opened = open().map_err(SteeringError::system("opening a shared socket"))?;
+    let (own, socket) = opened.ok_or(SteeringError::NoPort(address))?;
+    // Only what is steered may reach it: whoever sent to its own port would fill the queue of all.
+    steering.close(own)?;
     Ok(Receiver {
         shared: steering.enlist(&socket)?,
         address,
@@ -225,6 +253,7 @@ fn receiver(
             stamped,
         },
         armed: false,
+        pause: Instant::ZERO,
         overflows: 0,
     })
 }

@@ -4,8 +4,8 @@
 //! - [`worker`] is the loop. It owns everything below and is owned by one thread.
 //! - [`ring`] and [`buffers`] hold what the kernel may touch, behind a safe interface ([`received`] reads what it wrote): with [`sockets`] and [`endpoint`] (which
 //!   receive is armed on a socket, and when it may be connected) this is the home of `unsafe` in this crate.
-//! - [`hub`] holds the sockets that latched flows share, [`steering`] is the BPF program that gives them their packets, and [`udp`] writes the
-//!   header of what leaves by them. Where the kernel does not permit them, each flow has sockets of its own alone.
+//! - [`hub`] holds the sockets that latched flows share, [`steering`] is the BPF program that gives them their packets, and [`headers`]
+//!   writes what precedes the payload of what leaves by them. Where the kernel does not permit them, each flow has sockets of its own alone.
 //! - [`pace`] decides when packets may gather, [`latency`] measures on a sample how long they stay.
 //! - [`priority`] puts the thread before the others of its core.
 //! - [`counters`] are read by the metrics.
@@ -16,6 +16,7 @@ mod buffers;
 mod counters;
 mod endpoint;
 mod error;
+mod headers;
 mod hub;
 mod latency;
 mod pace;
@@ -25,7 +26,6 @@ mod ring;
 mod sockets;
 pub mod steering;
 mod token;
-mod udp;
 mod worker;
 
 pub use counters::{Counter, LaneCounters, MediaCounters};

@@ -1,5 +1,6 @@
 //! UDP sockets: those of an allocation, and those that many share.
 
+use super::headers;
 use rustix::net::connect_unspec;
 use socket2::{Domain, Protocol, SockFilter, Socket, Type};
 use std::io;
@@ -46,22 +47,38 @@ impl MediaSocket {
     }
 
     /// A socket at `address` for packets that were sent to other ports there: it tells which. Its own is none of `avoid`, which flows
-    /// will want. Needs CAP_NET_ADMIN for its large queue.
-    pub fn shared(address: IpAddr, avoid: &RangeInclusive<u16>) -> io::Result<Self> {
+    /// will want; `None` where no other is free. Needs CAP_NET_ADMIN for its large queue.
+    pub fn shared(address: IpAddr, avoid: &RangeInclusive<u16>) -> io::Result<Option<Self>> {
         // From above, where the kernel's own choice of ports does not reach by default.
         let mut free = (FIRST_UNPRIVILEGED..=u16::MAX)
             .rev()
             .filter(|port| !avoid.contains(port))
             .take(SHARED_TRIES);
-        let socket = free
-            .find_map(|port| MediaSocket::bind(SocketAddr::new(address, port)).ok())
-            .ok_or(io::ErrorKind::AddrInUse)?;
+        let bind = |port| match MediaSocket::bind(SocketAddr::new(address, port)) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => None,
+            bound => Some(bound),
+        };
+        let Some(socket) = free.find_map(bind).transpose()? else {
+            return Ok(None);
+        };
         match address {
             IpAddr::V4(_) => socket.set(libc::SOL_IP, libc::IP_RECVORIGDSTADDR, 1)?,
             IpAddr::V6(_) => socket.set(libc::SOL_IPV6, libc::IPV6_RECVORIGDSTADDR, 1)?,
         }
         socket.set(libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, SHARED_QUEUE)?;
-        Ok(socket)
+        // An empty datagram is no RTP, and would end the receive of all.
+        socket.0.attach_filter(&[
+            SockFilter::new(LOAD_LENGTH, 0, 0, 0),
+            SockFilter::new(JUMP_IF_EQUAL, 0, 1, headers::UDP as u32),
+            SockFilter::new(RETURN, 0, 0, 0),
+            SockFilter::new(RETURN, 0, 0, u32::MAX),
+        ])?;
+        Ok(Some(socket))
+    }
+
+    pub fn local(&self) -> io::Result<SocketAddr> {
+        let local = self.0.local_addr()?.as_socket();
+        local.ok_or_else(|| io::ErrorKind::AddrNotAvailable.into())
     }
 
     /// From now on a received datagram comes with the time at which the kernel got it.
@@ -115,7 +132,10 @@ impl AsRawFd for MediaSocket {
     }
 }
 
-/// A raw socket that sends UDP datagrams, their header included, from one address and any of its ports. It receives nothing.
+/// A raw socket that sends IP packets, headers included, from one address and any of its ports. It receives nothing.
+///
+/// It is not connected, so queueing disciplines and network cards tell its flows apart by their packets, as they do for sockets of their
+/// own. The routing of what it sends knows neither protocol nor ports.
 #[derive(Debug)]
 pub struct RawSender(Socket);
 
@@ -123,12 +143,11 @@ impl RawSender {
     /// Needs CAP_NET_RAW, and CAP_NET_ADMIN for its large queue.
     pub fn open(address: IpAddr) -> io::Result<Self> {
         let local = SocketAddr::new(address, 0);
-        let socket = Socket::new(Domain::for_address(local), Type::RAW, Some(Protocol::UDP))?;
-        // A raw socket is handed a copy of every datagram of its protocol. Nothing passes the first, and the second keeps even
-        // the copy from being made, but for what this address sends to itself.
+        // With this protocol the packets bring their IP header (raw(7)), and those that arrive with it are nobody's.
+        let protocol = Protocol::from(libc::IPPROTO_RAW);
+        let socket = Socket::new(Domain::for_address(local), Type::RAW, Some(protocol))?;
         socket.attach_filter(&[SockFilter::new(RETURN, 0, 0, 0)])?;
         socket.bind(&local.into())?;
-        socket.connect(&local.into())?;
         set_option(
             &socket,
             libc::SOL_SOCKET,
@@ -145,8 +164,10 @@ impl AsFd for RawSender {
     }
 }
 
-/// The one instruction of a classic BPF program that returns a constant: octets to keep.
+/// Instructions of classic BPF: return a constant (octets to keep), load the packet's length (from its UDP header on), compare it.
 const RETURN: u16 = 0x06;
+const LOAD_LENGTH: u16 = 0x80;
+const JUMP_IF_EQUAL: u16 = 0x15;
 
 fn set_option(
     socket: &Socket,

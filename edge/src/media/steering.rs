@@ -23,6 +23,8 @@ const PROGRAM: &str = "edge_steer";
 const PORTS: u32 = 1 << 16;
 /// Most shared sockets of one thread; 64 threads of them fit into the map.
 const SOCKETS_PER_THREAD: u32 = 16;
+/// In the place of a socket: `EDGE_STEER_CLOSED`.
+const CLOSED: u16 = u16::MAX;
 /// Packets of one flow in a window of 2^26 ns that are steered: 10,000 per second. The others reach the port's own socket.
 pub const STEERED_PER_WINDOW: u32 = 671;
 
@@ -40,7 +42,7 @@ pub struct Scope {
 pub struct Steered {
     pub source: [u32; 4],
     pub port: u16,
-    /// 0: none; n: entry n - 1 of the map of sockets.
+    /// 0: none; 65535: nobody may send there; n: entry n - 1 of the map of sockets.
     pub socket: u16,
     /// What the program has counted: see its source.
     pub window: u32,
@@ -70,8 +72,10 @@ pub enum SteeringError {
         doing: &'static str,
         error: io::Error,
     },
-    #[error("media has no address that is one of this host's own")]
+    #[error("media has no address but wildcards")]
     NoAddress,
+    #[error("no port of {0} outside media.ports is free for a shared socket")]
+    NoPort(IpAddr),
 }
 
 impl SteeringError {
@@ -221,6 +225,15 @@ impl ThreadSteering {
             ..Steered::default()
         };
         Ok(self.steered.set(index(local), flow, 0)?)
+    }
+
+    /// Nobody reaches `local` any more, whichever socket is bound there.
+    pub fn close(&mut self, local: SocketAddr) -> Result<(), SteeringError> {
+        let closed = Steered {
+            socket: CLOSED,
+            ..Steered::default()
+        };
+        Ok(self.steered.set(index(local), closed, 0)?)
     }
 
     /// All packets to `local` go to its own socket from now on.

@@ -50,8 +50,8 @@ pub struct Worker {
     ring: Ring,
     relay: Relay,
     hub: Option<Hub>,
-    /// A receive of the hub must be armed.
-    hub_unarmed: bool,
+    /// When a receive of the hub has to be armed.
+    hub_arms_at: Option<Instant>,
     /// By slot.
     flows: Vec<Option<Box<Flow>>>,
     capacity: u32,
@@ -100,7 +100,7 @@ impl Worker {
         Ok(Worker {
             batch: Vec::with_capacity(ring.completion_capacity()),
             ring,
-            hub_unarmed: hub.is_some(),
+            hub_arms_at: hub.is_some().then_some(Instant::ZERO),
             hub,
             relay: Relay::new(RelayConfig {
                 capacity,
@@ -146,7 +146,6 @@ impl Worker {
             let eventfd = self.commands.waker().clone();
             self.wake_unarmed = self.ring.wait_for_wake(eventfd.as_fd()).is_err();
         }
-        self.arm_hub();
         let wait = self.prepare_sleep();
         self.ring
             .turn(wait)
@@ -202,11 +201,16 @@ impl Worker {
         if !self.commands.is_empty() || self.stop.load(Ordering::Acquire) {
             return Some(Duration::ZERO);
         }
-        if self.wake_unarmed || self.hub_unarmed {
+        if self.wake_unarmed {
             return Some(Duration::ZERO);
         }
         let visit = self.visits.front().map(|&(at, ..)| at);
-        let next = [self.relay.poll_timeout(), visit, self.latency.publish_at()];
+        let next = [
+            self.relay.poll_timeout(),
+            visit,
+            self.latency.publish_at(),
+            self.hub_arms_at,
+        ];
         let next = next.into_iter().flatten().min()?;
         Some(next.saturating_since(self.clock.now()))
     }
@@ -263,7 +267,7 @@ impl Worker {
             self.counters.buffers_exhausted.add(1);
         }
         if token.kind == Kind::ReceiveShared {
-            return self.hub_receive_ended(token);
+            return self.hub_receive_ended(now, token, result);
         }
         if let Some(endpoint) = endpoint(&mut self.flows, token.allocation, token.component) {
             endpoint.ended(now, result);
@@ -280,11 +284,15 @@ impl Worker {
     }
 
     fn rearm(&mut self, now: Instant) {
-        if self.ended.is_empty() {
+        let arms_hub = self.hub_arms_at.is_some_and(|at| at <= now);
+        if self.ended.is_empty() && !arms_hub {
             return;
         }
         // The buffers of this turn come back first.
         self.ring.submit();
+        if arms_hub {
+            self.arm_hub(now);
+        }
         let mut ended = std::mem::take(&mut self.ended);
         for (allocation, component) in ended.drain(..) {
             self.steer(now, allocation, component);

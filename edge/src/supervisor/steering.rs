@@ -23,28 +23,17 @@ pub(super) fn attach(settings: &Settings) -> Option<Steering> {
 
 /// The hub of a core's media thread.
 pub(super) fn hub(steering: Option<&Steering>, core: CoreId, settings: &Settings) -> Option<Hub> {
-    let thread = steering?.thread(core.0);
-    let opened = thread.and_then(|thread| Hub::open(thread, &settings.protocol.media.ports));
-    match opened {
-        Ok(hub) => {
-            if !hub.sends() {
-                tracing::warn!(
-                    %core,
-                    "without CAP_NET_RAW each flow sends by a socket of its own, which costs more processor time per packet"
-                );
-            }
-            Some(hub)
-        }
-        Err(error) => {
-            warn(&error);
-            None
-        }
-    }
+    let thread = steering?.thread(core.0).inspect_err(warn).ok()?;
+    let sends = settings.media.steering == MediaSteering::Auto;
+    let hub = Hub::open(thread, &settings.protocol.media.ports, sends);
+    hub.faults().iter().for_each(warn);
+    Some(hub)
 }
 
 fn warn(error: &SteeringError) {
     tracing::warn!(
         %error,
-        "media flows do not share sockets, which costs more processor time per packet (media.steering = \"off\" accepts it)"
+        "media flows share no sockets, or less than they could, which costs more processor time per packet (media.steering = \"off\" \
+         accepts it)"
     );
 }

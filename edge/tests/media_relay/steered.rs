@@ -155,3 +155,52 @@ fn a_flow_that_cannot_be_sent_harms_no_other() {
     bench.wait_until("failed sends are counted", |c| c.send_errors.get() >= 498);
     assert_eq!(bench.dropped(DropReason::SendFailed), 498);
 }
+
+/// What is not steered never reaches a shared socket, not even at its own port, which is easy to guess.
+#[test]
+fn nobody_reaches_a_shared_socket_directly() {
+    if crate::hub().is_none() {
+        return;
+    }
+    for ip in [V4, V6] {
+        let mut bench = Bench::new();
+        let (a, b) = (Party::new("caller", ip), Party::new("human", ip));
+        let (leg_a, leg_b) = conversation(&mut bench, &a, &b);
+        bench.wait_connected(2);
+        let before = bench.counters.io_uring.received.get();
+        // Shared sockets are at the highest ports that are free.
+        for port in 65_400..=65_535 {
+            a.raw(
+                Component::Rtp,
+                SocketAddr::new(leg_a.rtp.ip(), port),
+                &a.packet(0, 9),
+            );
+        }
+        talk(&a, leg_a, &b, leg_b, 2);
+        bench.settle_commands();
+        assert_eq!(bench.counters.io_uring.received.get(), before + 2);
+    }
+}
+
+/// An empty datagram ends a multishot receive: of a shared socket it would end that of every flow.
+#[test]
+fn empty_datagrams_do_not_interrupt_other_flows() {
+    if crate::hub().is_none() {
+        return;
+    }
+    for ip in [V4, V6] {
+        let mut bench = Bench::new();
+        let (a, b) = (Party::new("caller", ip), Party::new("human", ip));
+        let (leg_a, leg_b) = conversation(&mut bench, &a, &b);
+        let (c, d) = (Party::new("other", ip), Party::new("fourth", ip));
+        let (leg_c, _) = conversation(&mut bench, &c, &d);
+        bench.wait_connected(4);
+        let before = bench.counters.io_uring.received.get();
+        for number in 2..502 {
+            c.raw(Component::Rtp, leg_c.rtp, b"");
+            talk(&a, leg_a, &b, leg_b, number);
+        }
+        bench.settle_commands();
+        assert_eq!(bench.counters.io_uring.received.get(), before + 1000);
+    }
+}

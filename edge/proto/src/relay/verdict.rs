@@ -69,7 +69,7 @@ pub enum DropReason {
     Truncated,
     /// The socket refused it. Counted by the media thread.
     SendFailed,
-    /// The socket's queue in the kernel was full, or the packet was damaged: it never reached the media thread, which counts it
+    /// The socket's queue in the kernel was full, or the packet was damaged or empty: it never reached the media thread, which counts it
     /// when it looks.
     QueueFull,
 }

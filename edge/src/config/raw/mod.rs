@@ -225,7 +225,11 @@ fn listen(sink: &mut Sink<'_>, mut section: Section<'_>) -> RawListen {
 
 fn media(sink: &mut Sink<'_>, mut section: Section<'_>) -> RawMedia {
     let fast_path = [("auto", FastPath::Auto), ("off", FastPath::Off)];
-    let steering = [("auto", MediaSteering::Auto), ("off", MediaSteering::Off)];
+    let steering = [
+        ("auto", MediaSteering::Auto),
+        ("receive", MediaSteering::Receive),
+        ("off", MediaSteering::Off),
+    ];
     let raw = RawMedia {
         place: Some(section.place.clone()),
         addresses: section.list(sink, "addresses", scalar::ip_address),

@@ -1,8 +1,8 @@
 //! One packet's way through the worker: found in its buffer, judged, and sent from there.
 
 use super::super::buffers::Buffer;
+use super::super::headers;
 use super::super::token::{Kind, Token};
-use super::super::udp;
 use super::{Worker, endpoint};
 use edge_proto::id::AllocationId;
 use edge_proto::relay::{Component, DropReason, Verdict};
@@ -152,19 +152,17 @@ impl Worker {
         ) {
             last.1 = bytes.as_ptr().addr();
         }
-        let raw = self.hub.as_ref().and_then(|hub| hub.sender(local));
-        if let Some((file, start)) = raw.zip(payload.start.checked_sub(udp::HEADER)) {
+        if let Some(file) = self.hub.as_ref().and_then(|hub| hub.sender(local))
+            && let Some(start) = payload.start.checked_sub(headers::octets(local.ip()))
+            && let Some(bytes) = self.ring.bytes(&buffer, start..payload.end)
+            && headers::write(bytes, local, destination)
+        {
             let token = Token {
                 kind: Kind::Send,
                 allocation: to,
                 component,
             };
-            return self.send_raw(
-                file,
-                token,
-                (buffer, start..payload.end),
-                (local, destination),
-            );
+            return self.send_raw(file, token, (buffer, start..payload.end), destination);
         }
         let refused = match endpoint(&mut self.flows, to, component) {
             Some(endpoint) => {
@@ -179,21 +177,14 @@ impl Worker {
         self.sent(refused);
     }
 
-    /// Sends through the socket that all flows share, which leaves writing the UDP header to us.
+    /// Sends a packet that has its headers by the socket that all flows share.
     fn send_raw(
         &mut self,
         file: u32,
         token: Token,
-        (buffer, datagram): (Buffer, Range<usize>),
-        (local, destination): (SocketAddr, SocketAddr),
+        (buffer, packet): (Buffer, Range<usize>),
+        destination: SocketAddr,
     ) {
-        let written = self
-            .ring
-            .bytes(&buffer, datagram.clone())
-            .is_some_and(|bytes| udp::write_header(bytes, local, destination));
-        if !written {
-            return self.sent(Some(buffer));
-        }
         // A raw socket's address has a protocol in the place of the port, or zero (raw(7)).
         let host = match destination {
             SocketAddr::V6(v6) => SocketAddr::V6(SocketAddrV6::new(*v6.ip(), 0, 0, v6.scope_id())),
@@ -201,7 +192,7 @@ impl Worker {
         };
         let refused = self
             .ring
-            .send(file, token, buffer, datagram, Some(host))
+            .send(file, token, buffer, packet, Some(host))
             .err();
         self.sent(refused);
     }

@@ -4,23 +4,22 @@ use super::Worker;
 use crate::media::latency::SAMPLED_LEGS;
 use crate::media::token::Token;
 use edge_proto::id::AllocationId;
+use edge_proto::time::Instant;
 use std::net::SocketAddr;
 
 impl Worker {
     /// Arms the hub's receives where they are not.
-    pub(super) fn arm_hub(&mut self) {
-        if self.hub_unarmed
-            && let Some(hub) = &mut self.hub
-        {
-            self.hub_unarmed = !hub.arm(&mut self.ring);
-        }
+    pub(super) fn arm_hub(&mut self, now: Instant) {
+        let hub = self.hub.as_mut();
+        self.hub_arms_at = hub.and_then(|hub| hub.arm(now, &mut self.ring));
     }
 
-    /// One of the hub's receives has ended, for want of buffers, say; it is armed again in the next turn.
-    pub(super) fn hub_receive_ended(&mut self, token: Token) {
+    /// One of the hub's receives has ended.
+    pub(super) fn hub_receive_ended(&mut self, now: Instant, token: Token, result: i32) {
         if let Some(hub) = &mut self.hub {
-            hub.ended(token.allocation.slot);
-            self.hub_unarmed = true;
+            hub.ended(now, token.allocation.slot, result, &self.counters);
+            // The hub knows which of its receives have to wait longer.
+            self.hub_arms_at = Some(now);
         }
     }
 

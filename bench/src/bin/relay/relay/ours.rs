@@ -106,7 +106,7 @@ pub fn run(legs: u16, core: usize, tuning: &Tuning) -> Result<()> {
         false => {
             let ports = plan::RELAY_RANGE.0..=plan::RELAY_RANGE.1;
             let steering = Steering::attach([plan::RELAY.into()])?;
-            Some(Hub::open(steering.thread(0)?, &ports)?)
+            Some(Hub::open(steering.thread(0)?, &ports, true))
         }
     };
     let setup = Setup {

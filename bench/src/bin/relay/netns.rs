@@ -2,7 +2,7 @@
 //! generator are addressed to a MAC that is nobody's, so that its IP stack drops them at once and only the generator's packet
 //! socket sees them.
 
-use crate::plan::{PEERS, PREFIX, RELAY};
+use crate::plan::{GATEWAY, PEERS, PREFIX, RELAY};
 use anyhow::{Context, Result, bail};
 use std::fs::File;
 use std::os::fd::AsRawFd;
@@ -45,19 +45,28 @@ impl Network {
         }
         let address = format!("{RELAY}/{PREFIX}");
         ip(&["-n", &relay, "address", "add", &address, "dev", RELAY_LINK])?;
-        let (to, mac) = (PEERS.to_string(), text(PEER_MAC));
+        let (gateway, mac) = (GATEWAY.to_string(), text(PEER_MAC));
         ip(&[
             "-n",
             &relay,
             "neighbour",
             "add",
-            &to,
+            &gateway,
             "lladdr",
             &mac,
             "dev",
             RELAY_LINK,
             "nud",
             "permanent",
+        ])?;
+        ip(&[
+            "-n",
+            &relay,
+            "route",
+            "add",
+            &PEERS.to_string(),
+            "via",
+            &gateway,
         ])?;
         network.relay_mac = network.in_relay(|| link_mac(RELAY_LINK))?;
         Ok(network)

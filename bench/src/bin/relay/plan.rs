@@ -6,7 +6,10 @@
 use std::net::{Ipv4Addr, SocketAddrV4};
 
 pub const RELAY: Ipv4Addr = Ipv4Addr::new(10, 199, 0, 1);
-pub const PEERS: Ipv4Addr = Ipv4Addr::new(10, 199, 0, 2);
+/// Behind it are the generator's peers, as carriers and platforms are behind a router.
+pub const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 199, 0, 2);
+/// Of the network for benchmarks (RFC 2544).
+pub const PEERS: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 2);
 pub const PREFIX: u8 = 24;
 
 /// The generator's first port, and the relay's; both even, RTCP is the next.

@@ -40,3 +40,28 @@ fn error_with_causes(error: &dyn std::error::Error) -> String {
     let texts: Vec<_> = causes.map(|error| error.to_string()).collect();
     texts.join(": ")
 }
+
+/// What media by a raw socket would escape is noticed.
+#[test]
+fn ipsec_policies_are_counted() {
+    use rustix::thread::{UnshareFlags, unshare_unsafe};
+    let thread = std::thread::spawn(|| {
+        // SAFETY: NEWNET does not touch the table of file descriptors.
+        if unsafe { unshare_unsafe(UnshareFlags::NEWNET) }.is_err() {
+            println!("skipped: no network namespace of its own is permitted here");
+            return;
+        }
+        assert_eq!(sip_edge::media::ipsec::outbound_policies().unwrap(), 0);
+        let add = "xfrm policy add src 192.0.2.1 dst 192.0.2.2 proto udp sport 10000 dir out action block";
+        let added = std::process::Command::new("ip")
+            .args(add.split(' '))
+            .output()
+            .unwrap();
+        if !added.status.success() {
+            println!("skipped: this kernel has no IPsec");
+            return;
+        }
+        assert_eq!(sip_edge::media::ipsec::outbound_policies().unwrap(), 1);
+    });
+    thread.join().unwrap();
+}

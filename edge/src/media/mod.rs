@@ -18,6 +18,7 @@ mod endpoint;
 mod error;
 mod headers;
 mod hub;
+pub mod ipsec;
 mod latency;
 mod pace;
 pub mod priority;

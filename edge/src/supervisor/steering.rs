@@ -2,6 +2,7 @@
 
 use crate::config::{MediaSteering, Settings};
 use crate::media::Hub;
+use crate::media::ipsec;
 use crate::media::steering::{Steering, SteeringError};
 use edge_proto::id::CoreId;
 
@@ -24,10 +25,30 @@ pub(super) fn attach(settings: &Settings) -> Option<Steering> {
 /// The hub of a core's media thread.
 pub(super) fn hub(steering: Option<&Steering>, core: CoreId, settings: &Settings) -> Option<Hub> {
     let thread = steering?.thread(core.0).inspect_err(warn).ok()?;
-    let sends = settings.media.steering == MediaSteering::Auto;
-    let hub = Hub::open(thread, &settings.protocol.media.ports, sends);
+    let hub = Hub::open(thread, &settings.protocol.media.ports, may_send(settings));
     hub.faults().iter().for_each(warn);
     Some(hub)
+}
+
+/// Whether flows may share the socket that sends.
+fn may_send(settings: &Settings) -> bool {
+    if settings.media.steering == MediaSteering::Receive {
+        return false;
+    }
+    match ipsec::outbound_policies() {
+        Ok(0) => true,
+        Ok(policies) => {
+            tracing::info!(
+                policies,
+                "the host has IPsec policies: flows send by sockets of their own, which all policies apply to"
+            );
+            false
+        }
+        Err(error) => {
+            tracing::warn!(%error, "cannot ask for IPsec policies: flows send by sockets of their own");
+            false
+        }
+    }
 }
 
 fn warn(error: &SteeringError) {

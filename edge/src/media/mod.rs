@@ -49,9 +49,11 @@ pub struct MediaOptions {
     /// Allocations (legs) at once, and so the number of slots that the control thread may use. Less where RLIMIT_NOFILE is below
     /// twice this: see [`Worker::capacity`].
     pub allocations: u32,
-    /// Receive buffers, a power of two: for the packets of one turn. Few enough that they stay in the processor's caches; what bridges a
-    /// moment in which the thread does not run are the sockets' queues.
+    /// Receive buffers, a power of two, where each flow has its own sockets: each receive that finds none has to be armed again.
     pub buffers: u16,
+    /// The same where flows share sockets: what one turn takes, few enough to stay in the processor's caches. What bridges a moment
+    /// in which the thread does not run is the shared sockets' queue.
+    pub shared_buffers: u16,
     /// Octets of a buffer: a datagram plus 124 for its addresses and time.
     pub buffer_bytes: usize,
     /// Packets sent per system call at most.
@@ -68,7 +70,8 @@ impl Default for MediaOptions {
     fn default() -> Self {
         MediaOptions {
             allocations: 25_000,
-            buffers: 2048,
+            buffers: 4096,
+            shared_buffers: 512,
             buffer_bytes: 2048,
             entries: 1024,
             timeout: Duration::from_secs(60),

@@ -9,9 +9,10 @@ use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 
-/// Room in the queue of a socket that many flows share, in octets: for some 10,000 packets, as many as a thread relays in the longest
-/// moment in which it does not run. The same for what leaves, where an interface or a neighbour takes nothing for a moment.
-const SHARED_QUEUE: libc::c_int = 32 << 20;
+/// Room in the queue of a socket that many flows share, in octets; the kernel doubles it, and counts 768 to 2,304 for a packet. So it is for some
+/// 10,000 packets: as many as a thread relays in a moment in which it does not run, and not so many that they would wait for longer than
+/// is of use. The same for what leaves, where an interface or a neighbour takes nothing for a moment.
+const SHARED_QUEUE: libc::c_int = 8 << 20;
 
 /// Ports tried for a shared socket.
 const SHARED_TRIES: usize = 1000;

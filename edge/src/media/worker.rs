@@ -52,6 +52,8 @@ pub struct Worker {
     hub: Option<Hub>,
     /// When a receive of the hub has to be armed.
     hub_arms_at: Option<Instant>,
+    /// The hub's queues hold more than there were buffers for.
+    hub_has_more: bool,
     /// By slot.
     flows: Vec<Option<Box<Flow>>>,
     capacity: u32,
@@ -86,7 +88,10 @@ impl Worker {
         let capacity = room(&options)?;
         let mut ring = Ring::new(RingOptions {
             entries: options.entries,
-            buffers: options.buffers,
+            buffers: match &setup.hub {
+                Some(_) => options.shared_buffers,
+                None => options.buffers,
+            },
             buffer_bytes: options.buffer_bytes,
             files: capacity * 2 + hub::FILES,
             polled: !options.busy_poll.is_zero(),
@@ -100,6 +105,7 @@ impl Worker {
         Ok(Worker {
             batch: Vec::with_capacity(ring.completion_capacity()),
             ring,
+            hub_has_more: false,
             hub_arms_at: hub.is_some().then_some(Instant::ZERO),
             hub,
             relay: Relay::new(RelayConfig {
@@ -182,7 +188,9 @@ impl Worker {
             self.poll_busily();
         }
         let mut gather = Duration::ZERO;
-        if self.pace.is_gathering() {
+        if std::mem::take(&mut self.hub_has_more) {
+            // What waits has gathered already.
+        } else if self.pace.is_gathering() {
             // The sends of this turn are most of its work, and are done as they are submitted.
             self.ring.submit();
             gather = self.pace.gather(self.clock.now());
@@ -263,11 +271,11 @@ impl Worker {
     }
 
     fn receive_ended(&mut self, now: Instant, token: Token, result: i32) {
-        if result == -libc::ENOBUFS {
-            self.counters.buffers_exhausted.add(1);
-        }
         if token.kind == Kind::ReceiveShared {
             return self.hub_receive_ended(now, token, result);
+        }
+        if result == -libc::ENOBUFS {
+            self.counters.buffers_exhausted.add(1);
         }
         if let Some(endpoint) = endpoint(&mut self.flows, token.allocation, token.component) {
             endpoint.ended(now, result);

@@ -83,6 +83,7 @@ impl Tuning {
             batch: micros(self.batch_us, default.batch),
             busy_poll: micros(self.busy_poll_us, default.busy_poll),
             buffers: self.buffers.unwrap_or(default.buffers),
+            shared_buffers: self.buffers.unwrap_or(default.shared_buffers),
             ..default
         }
     }

@@ -52,6 +52,8 @@ pub struct MediaCounters {
     pub completion_overflows: Counter,
     /// Receives that stopped because every buffer was in use; they are armed again at once.
     pub buffers_exhausted: Counter,
+    /// Receives of shared sockets that had taken as much as one turn relays; what waits in their queue comes with the next. No fault.
+    pub shared_refills: Counter,
     /// Events that waited because the control thread's queue was full. None is lost.
     pub events_delayed: Counter,
     /// Sends that the kernel refused. The packet is counted under [`DropReason::SendFailed`] as well.

@@ -18,8 +18,10 @@ impl Worker {
     pub(super) fn hub_receive_ended(&mut self, now: Instant, token: Token, result: i32) {
         if let Some(hub) = &mut self.hub {
             hub.ended(now, token.allocation.slot, result, &self.counters);
-            // No failure: a turn has taken its share.
-            self.hub_has_more |= result == -libc::ENOBUFS;
+            if result == -libc::ENOBUFS {
+                self.counters.shared_refills.add(1);
+                self.hub_has_more = true;
+            }
             // The hub knows which of its receives have to wait longer.
             self.hub_arms_at = Some(now);
         }

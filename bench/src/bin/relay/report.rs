@@ -3,7 +3,7 @@
 use crate::measure::Sample;
 use crate::plan;
 use crate::relay::Kind;
-use crate::suite::{Cost, LOSSLESS, Limit, Results};
+use crate::suite::{Cost, LOSSLESS, Limit, Results, SUSTAINED_US};
 use anyhow::{Context, Result};
 use edge_bench::stats::Spread;
 use edge_bench::svg::{Bar, Group, bars};
@@ -73,7 +73,7 @@ fn method(text: &mut String, results: &Results) {
         text,
         "# RTP relay\n\n\
          {} on {} cores, Linux {}, {}. Load average {} before, {} after.\n\n\
-         Each relay runs alone on core {} in a network namespace, a generator on core {} floods it over a veth pair with RTP \
+         Each relay runs alone on core {} in a network namespace, a generator on core {} floods it over a veth pair, as from behind a router, with RTP \
          ({} octets of UDP payload) and accounts for every packet: {} rounds with alternating order, {} s each; given is the \
          median (least-most). A flow is one stream in one direction. CPU is the user and system time of the relay's process per \
          packet that came through. The kernel handles a packet to the relay on the generator's core and one from the relay on \
@@ -137,7 +137,9 @@ fn rates(text: &mut String, results: &Results) {
     let flows = results.extent.search_flows;
     let _ = write!(
         text,
-        "\n## Highest lossless rate, and latency at half of it ({flows} flows)\n\n![](relay-rate.svg)\n\n"
+        "\n## Highest lossless rate, and latency at half of it ({flows} flows)\n\nA rate counts whose packets come through, 99 in 100 of \
+         them within {} ms: what piles up in queues while the load lasts is not relayed.\n\n![](relay-rate.svg)\n\n",
+        SUSTAINED_US / 1000.0
     );
     header(text, "");
     row(text, "lossless, packets/s", |kind| {

@@ -14,7 +14,7 @@ use std::time::Duration;
 pub const LOSSLESS: f64 = 1e-4;
 /// Of the packets, 99 in 100 have to be there sooner: what a queue takes in for as long as the load lasts is not relayed, and nobody
 /// hears it.
-const SUSTAINED_US: f64 = 100_000.0;
+pub const SUSTAINED_US: f64 = 100_000.0;
 /// A rate at which no relay is expected to fail, where the search for the limit begins.
 const SEARCH_START: f64 = 100_000.0;
 const SEARCH_STEP: f64 = 1.3;

@@ -54,7 +54,7 @@ pub struct MediaOptions {
     /// The same where flows share sockets: what one turn takes, few enough to stay in the processor's caches. What bridges a moment
     /// in which the thread does not run is the shared sockets' queue.
     pub shared_buffers: u16,
-    /// Octets of a buffer: a datagram plus 124 for its addresses and time.
+    /// Octets of a buffer: a datagram plus 124 at most for its addresses and time.
     pub buffer_bytes: usize,
     /// Packets sent per system call at most.
     pub entries: u32,

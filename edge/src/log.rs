@@ -4,13 +4,16 @@ mod outlet;
 
 pub use outlet::LogGuard;
 
+use crate::reporter::Stamp;
+use jiff::Timestamp;
 use outlet::Outlet;
 use std::fmt;
-use std::io::{self, BufWriter, IsTerminal, Write};
+use std::io::{self, IsTerminal};
 use std::os::unix::fs::MetadataExt;
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::format::{Format, Full, Writer};
+use tracing_subscriber::fmt::time::FormatTime;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
 
@@ -23,11 +26,12 @@ pub fn text(filter: EnvFilter) -> Result<LogGuard, String> {
     } else {
         |lost| format!("WARN {lost} log lines were lost: standard error was not read\n")
     };
-    let (outlet, guard) = Outlet::new(Stderr::default(), notice);
+    let (outlet, guard) = Outlet::new(io::stderr(), notice).map_err(no_thread)?;
     let log = tracing_subscriber::fmt()
         // A line that cannot be written is told on stderr otherwise, and the macro that does it panics when that is gone too.
         .log_internal_errors(false)
         .with_env_filter(filter)
+        .with_timer(Utc)
         .with_writer(outlet);
     let started = if journal {
         log.event_format(Journal::default()).try_init()
@@ -40,14 +44,16 @@ pub fn text(filter: EnvFilter) -> Result<LogGuard, String> {
 
 /// Logs JSON lines from here on, for as long as the guard lives. Fails when something logs already.
 pub fn json(filter: EnvFilter) -> Result<LogGuard, String> {
-    let (outlet, guard) = Outlet::new(Stderr::default(), |lost| {
+    let (outlet, guard) = Outlet::new(io::stderr(), |lost| {
         format!(
             "{{\"level\":\"WARN\",\"fields\":{{\"message\":\"log lines were lost: standard error was not read\",\"lost\":{lost}}}}}\n"
         )
-    });
+    })
+    .map_err(no_thread)?;
     tracing_subscriber::fmt()
         .log_internal_errors(false)
         .with_env_filter(filter)
+        .with_timer(Utc)
         .with_writer(outlet)
         .json()
         .try_init()
@@ -55,24 +61,16 @@ pub fn json(filter: EnvFilter) -> Result<LogGuard, String> {
     Ok(guard)
 }
 
-/// Takes the lines that come at once to stderr in one `write`.
-struct Stderr(BufWriter<io::Stderr>);
-
-impl Default for Stderr {
-    fn default() -> Self {
-        Stderr(BufWriter::new(io::stderr()))
-    }
+fn no_thread(error: io::Error) -> String {
+    format!("no thread to write the log: {error}")
 }
 
-impl Write for Stderr {
-    fn write(&mut self, lines: &[u8]) -> io::Result<usize> {
-        self.0.write(lines)
-    }
+/// The time of a line, as records tell it.
+struct Utc;
 
-    /// Called when no line waits. That nobody reads any more cannot be told to anybody.
-    fn flush(&mut self) -> io::Result<()> {
-        let _ = self.0.flush();
-        Ok(())
+impl FormatTime for Utc {
+    fn format_time(&self, writer: &mut Writer<'_>) -> fmt::Result {
+        writer.write_str(Stamp::new(Timestamp::now()).as_str())
     }
 }
 

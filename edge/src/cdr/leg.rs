@@ -1,6 +1,6 @@
 //! A leg that is under way, as the journal keeps it.
 
-use crate::reporter::{WallClock, rfc3339};
+use crate::reporter::WallClock;
 use edge_proto::event::{CallId, Direction, Event, EventKind, LegNumber};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -168,9 +168,4 @@ impl OpenLeg {
             .max()
             .unwrap_or(self.start)
     }
-}
-
-/// As the CDR tells a time.
-pub(super) fn told(time: Timestamp) -> String {
-    rfc3339(time)
 }

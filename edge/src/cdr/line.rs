@@ -1,7 +1,7 @@
 //! One call detail record as JSON.
 
-use super::leg::{OpenLeg, told};
-use crate::reporter::{WallClock, rfc3339};
+use super::leg::OpenLeg;
+use crate::reporter::{Stamp, WallClock};
 use edge_proto::event::{Cause, Direction, HangupBy, LegRecord, MediaRecord, ReferRecord};
 use edge_proto::relay::DirectionStats;
 use edge_proto::time::Instant;
@@ -24,10 +24,10 @@ pub struct CdrLine<'a> {
     /// The peer's signalling address; null when it was never located.
     source: Option<SocketAddr>,
     /// RFC 3339, UTC, microseconds; so are `ring` (first 180 or 183), `answer` (200) and `end`.
-    start: String,
-    ring: Option<String>,
-    answer: Option<String>,
-    end: String,
+    start: Stamp,
+    ring: Option<Stamp>,
+    answer: Option<Stamp>,
+    end: Stamp,
     /// From `start` to `end`; time talked is `end` minus `answer`.
     duration_ms: u64,
     /// Final status of the leg's INVITE; null when there was none.
@@ -47,7 +47,7 @@ pub struct CdrLine<'a> {
 
 #[derive(Serialize, Debug)]
 struct Refer<'a> {
-    at: String,
+    at: Stamp,
     target: &'a str,
     status: u16,
     /// Null when accepted.
@@ -90,7 +90,7 @@ struct MediaDirection {
 impl<'a> CdrLine<'a> {
     /// The line for `record`, its times told by `clock`.
     pub fn new(record: &'a LegRecord, clock: &WallClock) -> Self {
-        let utc = |at: Instant| rfc3339(clock.at(at));
+        let utc = |at: Instant| Stamp::new(clock.at(at));
         CdrLine {
             call: &record.call,
             leg: record.leg,
@@ -143,10 +143,10 @@ impl<'a> CdrLine<'a> {
             from: &leg.from,
             to: &leg.to,
             source: leg.source,
-            start: told(leg.start),
-            ring: leg.ring.map(told),
-            answer: leg.answer.map(told),
-            end: told(end),
+            start: Stamp::new(leg.start),
+            ring: leg.ring.map(Stamp::new),
+            answer: leg.answer.map(Stamp::new),
+            end: Stamp::new(end),
             duration_ms: u64::try_from(lasted / 1_000).unwrap_or(0),
             sip_status: leg.answer.map(|_| 200),
             cause: cause.as_str(),
@@ -156,7 +156,7 @@ impl<'a> CdrLine<'a> {
                 .refers
                 .iter()
                 .map(|refer| Refer {
-                    at: told(refer.at),
+                    at: Stamp::new(refer.at),
                     target: &refer.target,
                     status: refer.status,
                     cause: refer.cause.as_deref(),
@@ -193,7 +193,7 @@ fn millis_between(from: Instant, to: Instant) -> u64 {
 
 fn refer<'a>(record: &'a ReferRecord, clock: &WallClock) -> Refer<'a> {
     Refer {
-        at: rfc3339(clock.at(record.at)),
+        at: Stamp::new(clock.at(record.at)),
         target: &record.target,
         status: record.status,
         cause: record.cause.map(|c| c.as_str()),

@@ -9,7 +9,7 @@ mod clock;
 mod log;
 
 pub use book::{Book, BookLimits, Call, Leg, LegState, Lookup, TimelineItem};
-pub use clock::{WallClock, rfc3339};
+pub use clock::{Stamp, WallClock, rfc3339};
 
 use crate::cdr::Records;
 use crate::clock::Clock;

@@ -1,7 +1,8 @@
 //! What a call costs in `edge-proto` alone: complete calls played through one `B2bua` with a peer of canned words on either side,
 //! without sockets, threads or a clock. INVITE, 100, 180, 200, ACK, BYE, 200 on both sides, media ports included.
+//! Besides, how often a call allocates.
 //!
-//! `cargo run --release -p edge-bench --bin protocol [CALLS]` tells the time per call; to count instead of to time:
+//! `cargo run --release -p edge-bench --bin protocol [CALLS]` tells both; to count instructions:
 //! `valgrind --tool=callgrind --toggle-collect='*protocol::step*' target/release/protocol 2000`.
 
 use anyhow::{Context as _, Result, ensure};
@@ -12,14 +13,54 @@ use edge_proto::id::{ConnectionId, CoreId, ListenerId};
 use edge_proto::relay::{MediaCommand, MediaEvent, MediaStats};
 use edge_proto::time::{Duration, Instant};
 use sip_edge::config::{Context, Environment, parse};
+use std::alloc::{GlobalAlloc, Layout};
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
-/// The daemon's.
+/// The daemon's, counted: what a call costs in a process that has more to do is mostly the memory that it asks for.
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: Counted = Counted(mimalloc::MiMalloc);
+
+struct Counted(mimalloc::MiMalloc);
+
+/// Allocations within [`step`], and whether that runs.
+static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
+static COUNTING: AtomicBool = AtomicBool::new(false);
+
+impl Counted {
+    /// Not inlined, so that a profile shows who asked.
+    #[inline(never)]
+    fn count(&self) {
+        if COUNTING.load(Relaxed) {
+            ALLOCATIONS.store(ALLOCATIONS.load(Relaxed) + 1, Relaxed);
+        }
+    }
+}
+
+// SAFETY: all of it is the inner allocator's.
+unsafe impl GlobalAlloc for Counted {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        self.count();
+        unsafe { self.0.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
+        unsafe { self.0.dealloc(memory, layout) }
+    }
+
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        self.count();
+        unsafe { self.0.alloc_zeroed(layout) }
+    }
+
+    unsafe fn realloc(&self, memory: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        self.count();
+        unsafe { self.0.realloc(memory, layout, size) }
+    }
+}
 
 /// Time between two calls: 500 a second.
 const PACE: Duration = Duration::from_millis(2);
@@ -62,10 +103,14 @@ fn main() -> Result<()> {
     };
     let mut world = World::new(config()?)?;
     world.play(WARM_UP)?;
+    ALLOCATIONS.store(0, Relaxed);
     let begun = std::time::Instant::now();
     world.play(calls)?;
     let each = begun.elapsed().as_secs_f64() * 1e6 / calls as f64;
-    println!("{calls} calls: {each:.1} us each, the peers' part included");
+    let allocations = ALLOCATIONS.load(Relaxed) as f64 / calls as f64;
+    println!(
+        "{calls} calls: {each:.1} us each, the peers' part included; {allocations:.0} allocations each"
+    );
     Ok(())
 }
 
@@ -105,11 +150,13 @@ struct Up {
 /// One input and all that comes of it: what is measured.
 #[inline(never)]
 fn step(edge: &mut B2bua, now: Instant, input: Input, outputs: &mut Vec<Output>) {
+    COUNTING.store(true, Relaxed);
     edge.handle(now, input);
     while let Some(output) = edge.poll_output() {
         outputs.push(output);
     }
     std::hint::black_box(edge.poll_timeout());
+    COUNTING.store(false, Relaxed);
 }
 
 impl World {

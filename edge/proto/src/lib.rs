@@ -8,6 +8,7 @@ pub mod b2bua;
 pub mod call;
 pub mod config;
 pub mod event;
+mod fingerprint;
 pub mod id;
 pub mod relay;
 pub mod rtp;

@@ -6,8 +6,8 @@ use std::hash::{BuildHasherDefault, Hash, Hasher};
 /// Entries for which room is kept while there is none.
 const KEPT: usize = 1024;
 
-/// A hash table for keys that no peer chooses: they are serial numbers of our own, so a hash without a secret is safe, and a simple
-/// one spreads them. It has no order and is never walked through.
+/// A hash table for keys that no peer chooses: they are serial numbers of our own, or fingerprints, so a hash without a secret is
+/// safe, and a simple one spreads them. It has no order and is never walked through.
 #[derive(Clone, Debug)]
 pub(crate) struct Table<K, V>(HashMap<K, V, BuildHasherDefault<Mixer>>);
 

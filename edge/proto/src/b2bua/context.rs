@@ -11,6 +11,7 @@ use super::ports::Leases;
 use crate::call::CallKey;
 use crate::config::{Config, Transport, Trunk, TrunkUri};
 use crate::event::{CallId, Direction, Event, EventKind, LegNumber};
+use crate::fingerprint::{Fingerprint, Fingerprints};
 use crate::id::{AllocationId, ConnectionId, CoreId, ResolveId};
 use crate::sip::auth::DigestServer;
 use crate::sip::transaction::{ClientKey, ServerKey, TransactionLayer};
@@ -135,7 +136,8 @@ pub(crate) struct Context {
     pub resolves: BTreeMap<ResolveId, (CallKey, LegNumber)>,
     pub resolve_serial: u64,
     /// Local tag -> the dialog's owner.
-    pub dialogs: BTreeMap<String, (CallKey, LegNumber)>,
+    dialogs: Table<Fingerprint, (CallKey, LegNumber)>,
+    names: Fingerprints,
     pub allocations: Table<AllocationId, (CallKey, LegNumber)>,
     /// Why connections failed, kept until the failures they caused have been told.
     pub hop_faults: BTreeMap<Hop, String>,
@@ -156,8 +158,9 @@ impl Context {
             seed,
             keys,
         } = params;
+        let names = Fingerprints::new(secret(seed));
         Context {
-            transactions: TransactionLayer::new(&config.sip),
+            transactions: TransactionLayer::new(&config.sip, names),
             digest: DigestServer::new(keys.nonce, core),
             connections: Connections::default(),
             leases: Leases::new(&config.media, core, cores),
@@ -167,7 +170,8 @@ impl Context {
             local_resolutions: VecDeque::new(),
             resolves: BTreeMap::new(),
             resolve_serial: 0,
-            dialogs: BTreeMap::new(),
+            dialogs: Table::default(),
+            names,
             allocations: Table::default(),
             hop_faults: BTreeMap::new(),
             parked_handoffs: Parked::default(),
@@ -342,6 +346,30 @@ impl Context {
             Hop::Stream(_) => self.transactions.hop_failed(self.now, hop),
         }
     }
+
+    // --- dialogs ---------------------------------------------------------------------------------------------------
+
+    fn dialog_key(&self, local_tag: &str) -> Fingerprint {
+        self.names.begin(b'd').text(local_tag).finish()
+    }
+
+    /// A dialog with this tag of ours begins.
+    pub fn dialog_started(&mut self, local_tag: &str, call: CallKey, leg: LegNumber) {
+        let key = self.dialog_key(local_tag);
+        self.dialogs.insert(key, (call, leg));
+    }
+
+    /// Whose dialog has this tag of ours.
+    pub fn dialog_owner(&self, local_tag: &str) -> Option<(CallKey, LegNumber)> {
+        self.dialogs.get(&self.dialog_key(local_tag)).copied()
+    }
+
+    pub fn dialog_over(&mut self, local_tag: &str) {
+        let key = self.dialog_key(local_tag);
+        self.dialogs.remove(&key);
+    }
+
+    // --- server transactions ---------------------------------------------------------------------------------------
 
     /// Notes what a server transaction is about.
     pub fn server_started(
@@ -541,4 +569,13 @@ impl Context {
     pub fn transaction_timeout(&self) -> std::time::Duration {
         self.config.sip.t1 * 64
     }
+}
+
+/// The key of this core's fingerprints: of the same seed as its random numbers, which it does not use up.
+fn secret(seed: [u8; 32]) -> [u8; 16] {
+    let mut rng = ChaCha20Rng::from_seed(seed);
+    rng.set_stream(1);
+    let mut key = [0; 16];
+    rng.fill_bytes(&mut key);
+    key
 }

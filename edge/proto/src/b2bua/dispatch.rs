@@ -209,7 +209,7 @@ impl B2bua {
 
     /// The leg in whose dialog the request is, by the tag that this edge minted for it.
     fn dialog_of(&self, request: &Message) -> Option<DialogOwner> {
-        let &(key, leg) = self.cx.dialogs.get(request.to_tag()?)?;
+        let (key, leg) = self.cx.dialog_owner(request.to_tag()?)?;
         let call = self.calls.get(key.index as usize)?;
         Some(DialogOwner {
             call: key,
@@ -308,7 +308,8 @@ impl B2bua {
     }
 
     fn on_ack(&mut self, candidates: TrunkSet, request: &Message) {
-        let Some(&(call, leg)) = request.to_tag().and_then(|tag| self.cx.dialogs.get(tag)) else {
+        let owner = request.to_tag().and_then(|tag| self.cx.dialog_owner(tag));
+        let Some((call, leg)) = owner else {
             return;
         };
         self.with_call(call, |call, cx| call.on_ack(cx, leg, candidates, request));

@@ -244,7 +244,7 @@ impl Call {
         }
         for number in done {
             if let Some(leg) = self.legs.remove(&number) {
-                cx.dialogs.remove(&leg.local_tag);
+                cx.dialog_over(&leg.local_tag);
                 cx.forget_timers(self.key, number);
             }
         }

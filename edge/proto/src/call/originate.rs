@@ -121,7 +121,7 @@ impl Call {
             leg.cause = Some(Cause::TrunkLimit);
             return Err((503, Cause::TrunkLimit));
         }
-        cx.dialogs.insert(leg.local_tag.clone(), (self.key, number));
+        cx.dialog_started(&leg.local_tag, self.key, number);
         cx.locate(self.key, number, trunk.network, &first);
         // The URI being located stays at the front, so that the answer knows what was asked.
         if let Some(origination) = self.origination(number) {

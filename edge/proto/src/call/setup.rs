@@ -111,7 +111,7 @@ impl Call {
         let config = cx.config.clone();
         leg.dialog =
             Some(Dialog::uas(request, &leg.local_tag).map_err(|_| (400, Cause::Malformed))?);
-        cx.dialogs.insert(leg.local_tag.clone(), (self.key, caller));
+        cx.dialog_started(&leg.local_tag, self.key, caller);
         let route = policy::route(&config, &leg.trunk, user.as_deref())
             .map_err(|refusal| (refusal.status(), refusal.cause()))?;
         let trunks = route.trunks.into();

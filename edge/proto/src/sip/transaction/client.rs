@@ -9,6 +9,7 @@ use super::{
     TransactionLayer, derived,
 };
 use crate::b2bua::Hop;
+use crate::fingerprint::Fingerprint;
 use crate::sip::message::Message;
 use crate::sip::method::Method;
 use crate::time::Instant;
@@ -20,7 +21,7 @@ pub(super) struct Client {
     machine: Machine,
     hop: Hop,
     reliable: bool,
-    branch: Box<str>,
+    index: Fingerprint,
     method: Method,
     /// The request, while it may be sent again or an ACK or a CANCEL may have to be made from it; then empty.
     request: Bytes,
@@ -139,7 +140,7 @@ impl TransactionLayer {
             machine: Machine::NonInvite(ClientNonInvite::start(self.timings, reliable).0),
             hop,
             reliable,
-            branch: branch.into(),
+            index: self.keys.client(branch, &method),
             method,
             request: bytes,
             ack: Bytes::new(),
@@ -188,7 +189,7 @@ impl TransactionLayer {
             return ResponseDisposition::Stray;
         }
         let index = self.keys.client(branch, &response.cseq().method);
-        let Some(&key) = self.client_index.get(index) else {
+        let Some(&key) = self.client_index.get(&index) else {
             return ResponseDisposition::Stray;
         };
         let Some(client) = self.clients.get_mut(key.slot()) else {
@@ -249,8 +250,7 @@ impl TransactionLayer {
             client.machine = Machine::NonInvite(machine);
             first
         };
-        let hop = client.hop;
-        let index: Box<str> = self.keys.client(&client.branch, &client.method).into();
+        let (hop, index) = (client.hop, client.index);
         let (slot, generation) = self.clients.insert_with(|_, _| client);
         let key = ClientKey {
             index: slot,
@@ -278,11 +278,13 @@ impl TransactionLayer {
             return;
         };
         let extra = headers.iter().map(|(n, v)| (n.as_str(), v.as_str()));
+        let branch = message.top_via().branch().unwrap_or_default();
+        let index = self.keys.client(branch, &Method::Cancel);
         let cancel = Client {
             machine: Machine::NonInvite(ClientNonInvite::start(self.timings, invite.reliable).0),
             hop: invite.hop,
             reliable: invite.reliable,
-            branch: invite.branch.clone(),
+            index,
             method: Method::Cancel,
             request: derived::cancel(&message, extra),
             ack: Bytes::new(),
@@ -361,9 +363,10 @@ impl TransactionLayer {
         let Some(client) = self.clients.get_mut(key.slot()) else {
             return;
         };
-        if !client.machine.is_waiting() {
+        if !client.machine.is_waiting() && !client.request.is_empty() {
             client.request = Bytes::new();
             client.cancel = Cancel::Sent;
+            self.client_hops.remove(&(client.hop, key));
         }
         if !client.machine.is_terminated() {
             return;
@@ -375,10 +378,8 @@ impl TransactionLayer {
         for &timer in client.machine.timers() {
             self.timers.cancel(TimerKey::Client(key, timer));
         }
-        self.client_hops.remove(&(client.hop, key));
-        let index = self.keys.client(&client.branch, &client.method);
-        if self.client_index.get(index) == Some(&key) {
-            self.client_index.remove(index);
+        if self.client_index.get(&client.index) == Some(&key) {
+            self.client_index.remove(&client.index);
         }
     }
 }

@@ -35,15 +35,17 @@ pub mod timing;
 
 use crate::b2bua::Hop;
 use crate::config::{Limits, SipConfig};
+use crate::fingerprint::{Fingerprint, Fingerprints};
 use crate::sip::message::MessageLimits;
+use crate::table::Table;
 use crate::time::Instant;
 use crate::timer::TimerQueue;
 use arena::Arena;
 use bytes::Bytes;
 use client::Client;
-use matching::KeyBuffer;
+use matching::Keys;
 use server::Server;
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 use timing::{Timer, Timings};
 
 /// A client transaction of one layer. Never refers to another transaction once this one is done.
@@ -166,33 +168,35 @@ pub struct TransactionLayer {
     limits: Limits,
     clients: Arena<Client>,
     servers: Arena<Server>,
-    client_index: BTreeMap<Box<str>, ClientKey>,
-    server_index: BTreeMap<Box<str>, ServerKey>,
-    /// Requests by what survives forking; see [`KeyBuffer::request`].
-    request_index: BTreeMap<Box<str>, ServerKey>,
+    client_index: Table<Fingerprint, ClientKey>,
+    server_index: Table<Fingerprint, ServerKey>,
+    /// Requests by what survives forking; see [`Keys::request`].
+    request_index: Table<Fingerprint, ServerKey>,
+    /// Those that wait for a response.
     client_hops: BTreeSet<(Hop, ClientKey)>,
+    /// Those that owe a response, or may have to repeat one.
     server_hops: BTreeSet<(Hop, ServerKey)>,
     timers: TimerQueue<TimerKey>,
     outputs: VecDeque<TransactionOutput>,
-    keys: KeyBuffer,
+    keys: Keys,
 }
 
 impl TransactionLayer {
     /// An empty layer with the timers and limits of `config`.
-    pub fn new(config: &SipConfig) -> Self {
+    pub(crate) fn new(config: &SipConfig, names: Fingerprints) -> Self {
         TransactionLayer {
             timings: Timings::from(config),
             limits: config.limits,
             clients: Arena::default(),
             servers: Arena::default(),
-            client_index: BTreeMap::new(),
-            server_index: BTreeMap::new(),
-            request_index: BTreeMap::new(),
+            client_index: Table::default(),
+            server_index: Table::default(),
+            request_index: Table::default(),
             client_hops: BTreeSet::new(),
             server_hops: BTreeSet::new(),
             timers: TimerQueue::new(),
             outputs: VecDeque::new(),
-            keys: KeyBuffer::default(),
+            keys: Keys::new(names),
         }
     }
 

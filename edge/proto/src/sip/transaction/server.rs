@@ -9,6 +9,7 @@ use super::{
     OWN_MESSAGES, RequestDisposition, ServerKey, TimerKey, TransactionEvent, TransactionLayer,
 };
 use crate::b2bua::Hop;
+use crate::fingerprint::Fingerprint;
 use crate::sip::message::Message;
 use crate::sip::method::Method;
 use crate::sip::via::Via;
@@ -24,9 +25,9 @@ pub(super) struct Server {
     hop: Hop,
     /// The connection is gone: responses are held back.
     stranded: bool,
-    index: Box<str>,
+    index: Fingerprint,
     /// Its entry in the index by what survives forking.
-    request_index: Option<Box<str>>,
+    request_index: Option<Fingerprint>,
     /// The latest response, while it may have to be sent again; else empty.
     response: Bytes,
     /// Its status, 0 before the first.
@@ -137,13 +138,12 @@ impl TransactionLayer {
         }
         let to_tag = request.to_tag().unwrap_or_default();
         let index = self.keys.server(request, &method, to_tag);
-        if let Some(&key) = self.server_index.get(index) {
+        if let Some(&key) = self.server_index.get(&index) {
             if !self.rebind_stranded(key, hop, reliable, request) {
                 self.drive_server(now, key, Event::Request);
             }
             return RequestDisposition::Absorbed;
         }
-        let index: Box<str> = index.into();
         if method == Method::Cancel {
             return self.on_cancel(hop, reliable, request, index);
         }
@@ -151,7 +151,7 @@ impl TransactionLayer {
         if !self.has_room(in_dialog) {
             return RequestDisposition::Overload;
         }
-        let shared: Box<str> = self.keys.request(request, &method).into();
+        let shared = self.keys.request(request, &method);
         let earlier = self.request_index.get(&shared).copied();
         let merged = !in_dialog
             && earlier
@@ -200,6 +200,7 @@ impl TransactionLayer {
             return;
         }
         server.response = Bytes::new();
+        self.server_hops.remove(&(server.hop, key));
         self.timers.cancel(TimerKey::Server(key, Timer::Success));
     }
 
@@ -236,8 +237,9 @@ impl TransactionLayer {
         let Some(server) = self.servers.get_mut(key.slot()) else {
             return;
         };
-        self.server_hops.remove(&(server.hop, key));
-        self.server_hops.insert((hop, key));
+        if self.server_hops.remove(&(server.hop, key)) {
+            self.server_hops.insert((hop, key));
+        }
         server.hop = hop;
         server.machine.set_reliable(reliable);
         if std::mem::take(&mut server.stranded) {
@@ -288,7 +290,7 @@ impl TransactionLayer {
             };
         }
         let shared = self.keys.request(ack, &Method::Invite);
-        let key = self.request_index.get(shared).copied().filter(|key| {
+        let key = self.request_index.get(&shared).copied().filter(|key| {
             self.servers.get(key.slot()).is_some_and(|server| {
                 matches!(&server.machine, Machine::Invite(machine)
                     if machine.state() == server_invite::State::Accepted)
@@ -301,7 +303,7 @@ impl TransactionLayer {
     fn find_acknowledged(&mut self, ack: &Message) -> Option<ServerKey> {
         let to_tag = ack.to_tag().unwrap_or_default();
         let index = self.keys.server(ack, &Method::Invite, to_tag);
-        if let Some(&key) = self.server_index.get(index) {
+        if let Some(&key) = self.server_index.get(&index) {
             return Some(key);
         }
         if ack.top_via().rfc3261_branch().is_some() {
@@ -309,7 +311,7 @@ impl TransactionLayer {
         }
         // Of RFC 2543: the INVITE had no To tag yet, and the ACK's is that of our response.
         let index = self.keys.server(ack, &Method::Invite, "");
-        let key = *self.server_index.get(index)?;
+        let key = *self.server_index.get(&index)?;
         let server = self.servers.get(key.slot())?;
         (server.old_style_tag.as_deref().unwrap_or_default() == to_tag).then_some(key)
     }
@@ -319,11 +321,11 @@ impl TransactionLayer {
         hop: Hop,
         reliable: bool,
         cancel: &Message,
-        index: Box<str>,
+        index: Fingerprint,
     ) -> RequestDisposition {
         let to_tag = cancel.to_tag().unwrap_or_default();
         let invite_index = self.keys.server(cancel, &Method::Invite, to_tag);
-        let invite = self.server_index.get(invite_index).copied();
+        let invite = self.server_index.get(&invite_index).copied();
         // One that cancels something always finds room: there is at most one per INVITE, and it makes room.
         if invite.is_none() && !self.has_room(true) {
             return RequestDisposition::Overload;
@@ -338,7 +340,7 @@ impl TransactionLayer {
         reliable: bool,
         request: &Message,
         method: &Method,
-        index: Box<str>,
+        index: Fingerprint,
     ) -> ServerKey {
         let hop = response_hop(hop, request.top_via());
         let machine = if *method == Method::Invite {
@@ -350,7 +352,7 @@ impl TransactionLayer {
             machine,
             hop,
             stranded: false,
-            index: index.clone(),
+            index,
             request_index: None,
             response: Bytes::new(),
             code: 0,
@@ -367,9 +369,9 @@ impl TransactionLayer {
         key
     }
 
-    fn index_request(&mut self, key: ServerKey, shared: Box<str>) {
+    fn index_request(&mut self, key: ServerKey, shared: Fingerprint) {
         if let Some(server) = self.servers.get_mut(key.slot()) {
-            server.request_index = Some(shared.clone());
+            server.request_index = Some(shared);
             self.request_index.insert(shared, key);
         }
     }

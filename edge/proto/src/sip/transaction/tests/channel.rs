@@ -4,6 +4,7 @@ use super::*;
 use proptest::prelude::*;
 use rand_chacha::ChaCha20Rng;
 use rand_core::{Rng, SeedableRng};
+use std::collections::BTreeMap;
 
 /// What the channel does to each message. Delays stay below T1, so that nothing outlives the transaction that absorbs it.
 #[derive(Clone, Copy, Debug)]

@@ -152,7 +152,7 @@ fn room_comes_back() {
 }
 
 #[test]
-fn a_long_branch_is_kept_as_its_digest() {
+fn long_branches_are_told_apart_to_the_last_letter() {
     let mut layer = layer();
     let long = format!(";branch=z9hG4bK{}", "x".repeat(7_000));
     let longer = format!("{long}y");
@@ -168,9 +168,6 @@ fn a_long_branch_is_kept_as_its_digest() {
             RequestDisposition::Absorbed
         );
     }
-    let longest = layer.server_index.keys().map(|key| key.len()).max();
-    assert_eq!(longest, Some(65), "'#' and 32 bytes in hexadecimal");
-    assert!(layer.request_index.keys().all(|key| key.len() <= 256));
 }
 
 #[test]

@@ -39,13 +39,14 @@ fn at(millis: u64) -> Instant {
 }
 
 fn with_limit(transactions: usize) -> TransactionLayer {
-    TransactionLayer::new(&SipConfig {
+    let config = SipConfig {
         limits: Limits {
             transactions,
             ..Limits::default()
         },
         ..SipConfig::default()
-    })
+    };
+    TransactionLayer::new(&config, Fingerprints::new([7; 16]))
 }
 
 fn layer() -> TransactionLayer {

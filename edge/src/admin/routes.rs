@@ -164,7 +164,8 @@ async fn call(
     id: Result<Path<String>, PathRejection>,
 ) -> Result<Response, ApiError> {
     let call = find(&api, &id.map_err(bad_path)?)?;
-    Ok(Json(view::detail(&call, api.clock.now())).into_response())
+    let records = view::records(&call);
+    Ok(Json(view::detail(&call, &records, api.clock.now())).into_response())
 }
 
 #[derive(Deserialize)]

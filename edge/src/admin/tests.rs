@@ -135,7 +135,7 @@ impl Scene {
     /// Reports the first `events` events of a call with a transfer; all of them when there are no more.
     fn call(&mut self, events: usize) {
         for event in call_with_transfer().into_iter().take(events) {
-            self.reporter.report(CoreId(1), event);
+            self.reporter.report(CoreId(1), &event);
         }
     }
 

@@ -6,7 +6,7 @@ use edge_proto::config::{
     Config, DigestAlgorithm, InboundAuth, LatchMode, MediaEncryption, Network, OnFailure,
     ReferAuth, TransferPolicy, Trunk, TrunkUri,
 };
-use edge_proto::event::{Event, Number, Privacy};
+use edge_proto::event::{Event, LegRecord, Number, Privacy};
 use edge_proto::time::Instant;
 use serde::Serialize;
 use std::sync::atomic::Ordering;
@@ -73,8 +73,8 @@ enum LegFacts<'a> {
         leg: u8,
         direction: &'static str,
         trunk: &'a str,
-        from: Option<&'a str>,
-        to: Option<&'a str>,
+        from: Option<String>,
+        to: Option<String>,
         start: String,
         ring: Option<String>,
         answer: Option<String>,
@@ -107,7 +107,8 @@ fn state(call: &Call) -> &'static str {
 /// A call in the list, its numbers shown or masked. `now`: for calls that are alive.
 pub fn summary(call: &Call, now: Instant, privacy: Privacy) -> CallSummary {
     let caller = call.legs.first();
-    let number = |n: Option<&String>| n.map(|n| Number(n, privacy).to_string());
+    let (from, to) = caller.and_then(|leg| call.parties(leg)).unzip();
+    let number = |n: Option<String>| n.map(|n| Number(&n, privacy).to_string());
     CallSummary {
         call: call.id.to_string(),
         state: state(call),
@@ -116,8 +117,8 @@ pub fn summary(call: &Call, now: Instant, privacy: Privacy) -> CallSummary {
         end: call.ended.map(|(at, _)| rfc3339(call.clock.at(at))),
         duration_ms: millis(call.started, call.ended.map_or(now, |(at, _)| at)),
         cause: call.ended.map(|(_, cause)| cause.as_str()),
-        from: number(caller.and_then(|l| l.from.as_ref())),
-        to: number(caller.and_then(|l| l.to.as_ref())),
+        from: number(from),
+        to: number(to),
         legs: call
             .legs
             .iter()
@@ -131,8 +132,17 @@ pub fn summary(call: &Call, now: Instant, privacy: Privacy) -> CallSummary {
     }
 }
 
+/// The records of the legs of a call that are over, by leg, for [`detail`].
+pub fn records(call: &Call) -> Vec<Option<LegRecord>> {
+    call.legs.iter().map(|leg| call.record(leg)).collect()
+}
+
 /// Everything about a call. Only for the operator: numbers are shown.
-pub fn detail(call: &Call, now: Instant) -> CallDetail<'_> {
+pub fn detail<'a>(
+    call: &'a Call,
+    records: &'a [Option<LegRecord>],
+    now: Instant,
+) -> CallDetail<'a> {
     CallDetail {
         call: &call.id,
         state: state(call),
@@ -141,14 +151,25 @@ pub fn detail(call: &Call, now: Instant) -> CallDetail<'_> {
         end: call.ended.map(|(at, _)| rfc3339(call.clock.at(at))),
         duration_ms: millis(call.started, call.ended.map_or(now, |(at, _)| at)),
         cause: call.ended.map(|(_, cause)| cause.as_str()),
-        legs: call.legs.iter().map(|l| leg(call, l, now)).collect(),
+        legs: call
+            .legs
+            .iter()
+            .zip(records)
+            .map(|(l, record)| leg(call, l, record.as_ref(), now))
+            .collect(),
         timeline: call.timeline().map(|item| line(call, item)).collect(),
     }
 }
 
-fn leg<'a>(call: &'a Call, leg: &'a Leg, now: Instant) -> LegDetail<'a> {
+fn leg<'a>(
+    call: &'a Call,
+    leg: &'a Leg,
+    record: Option<&'a LegRecord>,
+    now: Instant,
+) -> LegDetail<'a> {
     let utc = |at| rfc3339(call.clock.at(at));
-    let facts = match leg.record() {
+    let (from, to) = call.parties(leg).unzip();
+    let facts = match record {
         Some(record) if leg.state == LegState::Ended => {
             LegFacts::Ended(Box::new(CdrLine::new(record, &call.clock)))
         }
@@ -156,8 +177,8 @@ fn leg<'a>(call: &'a Call, leg: &'a Leg, now: Instant) -> LegDetail<'a> {
             leg: leg.number,
             direction: leg.direction.as_str(),
             trunk: &leg.trunk,
-            from: leg.from.as_deref(),
-            to: leg.to.as_deref(),
+            from,
+            to,
             start: utc(leg.start),
             ring: leg.ring.map(utc),
             answer: leg.answer.map(utc),
@@ -170,11 +191,11 @@ fn leg<'a>(call: &'a Call, leg: &'a Leg, now: Instant) -> LegDetail<'a> {
     }
 }
 
-fn line(call: &Call, item: TimelineItem<'_>) -> TimelineLine {
+fn line(call: &Call, item: TimelineItem) -> TimelineLine {
     match item {
         TimelineItem::Event(event) => {
             let at = rfc3339(call.clock.at(event.at));
-            event_line(event, at, Privacy::Shown)
+            event_line(&event, at, Privacy::Shown)
         }
         TimelineItem::Omitted(lines) => TimelineLine {
             at: None,

@@ -1,9 +1,12 @@
 //! What a control thread tells about calls, on its way to the journal: written by the thread itself before anything that came of
 //! it leaves for a peer, so that a process that is killed leaves no call behind that a peer knows and no record tells.
 //!
-//! A ring of fixed size in a file: `number checksum note`, a line each. It takes a `write` a turn to the page cache, which a killed
-//! process cannot lose, and no `fsync`; its room is set aside at the start, so that a full disk cannot stop it. The journal says
-//! which numbers it holds; those are overwritten. What does not fit, because the reporter is far behind, is left out and counted.
+//! A ring of fixed size in a file: events as octets, each with its number, the clock that tells its time, and a checksum. It takes
+//! a `write` a turn to the page cache, which a killed process cannot lose, and no `fsync`; its room is set aside at the start, so
+//! that a full disk cannot stop it. The journal says which numbers it holds; those are overwritten. What does not fit, because the
+//! reporter is far behind, is left out and counted.
+
+mod record;
 
 use super::note::Note;
 use crate::clock::Clock;
@@ -11,6 +14,7 @@ use crate::reporter::WallClock;
 use edge_proto::event::Event;
 use jiff::Timestamp;
 use prometheus::IntCounter;
+use record::{HEADER, Key};
 use std::collections::VecDeque;
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -19,7 +23,9 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
-/// Octets of a ring: thousands of events, of which the reporter is some dozens behind.
+pub(super) use record::read;
+
+/// Octets of a ring: ten thousands of events, of which the reporter is some hundreds behind.
 const ROOM: u64 = 4 << 20;
 
 /// What a control thread and the reporter share of a ring.
@@ -28,7 +34,7 @@ pub(super) struct Ring {
     /// The last number that the journal holds.
     pub told: AtomicU64,
     /// Made by the reporter, which may wait for a disk, and maybe long after the start.
-    file: OnceLock<File>,
+    file: OnceLock<(File, Key)>,
 }
 
 impl Ring {
@@ -69,8 +75,6 @@ pub struct EarlyJournal {
     room: u64,
     /// Number of the last note, and place, of each turn that the journal may not hold yet.
     kept: VecDeque<(u64, u64)>,
-    /// The numbers are not those of the journal any more.
-    lost_step: bool,
     buffer: Vec<u8>,
     errors: IntCounter,
     failing: bool,
@@ -88,7 +92,6 @@ impl EarlyJournal {
             position: 0,
             room: ROOM,
             kept: VecDeque::new(),
-            lost_step: false,
             buffer: Vec::new(),
             errors,
             failing: false,
@@ -101,22 +104,15 @@ impl EarlyJournal {
         EarlyJournal::new(None, clock, errors)
     }
 
-    /// Whether there is something to note about an event.
-    pub fn notes(event: &Event) -> bool {
-        Note::is_worth(event)
-    }
-
-    /// Takes note of an event that is about to be told to the reporter.
-    pub fn note(&mut self, event: &Event) {
-        let Some(ring) = self.ring.as_ref().filter(|_| !self.lost_step) else {
-            return;
-        };
-        let Some(note) = Note::of(event, &self.wall) else {
+    /// Takes note of an event that is about to be told to the reporter, as `packed`, if there is something to note about it.
+    pub fn note(&mut self, event: &Event, packed: &[u8]) {
+        let Some(ring) = self.ring.as_ref().filter(|_| Note::is_worth(event)) else {
             return;
         };
         self.number += 1;
-        if ring.file.get().is_some() {
-            add(&mut self.buffer, self.number, &note);
+        if let Some((_, key)) = ring.file.get() {
+            let origin = self.wall.origin();
+            record::add(&mut self.buffer, *key, self.number, origin, packed);
         }
     }
 
@@ -130,7 +126,7 @@ impl EarlyJournal {
         let lines = std::mem::take(&mut self.buffer);
         let file = self.ring.as_ref().and_then(|ring| ring.file.get());
         match (place, file) {
-            (Some(place), Some(file)) => match file.write_all_at(&lines, place) {
+            (Some(place), Some((file, _))) => match file.write_all_at(&lines, HEADER + place) {
                 Ok(()) => {
                     self.kept.push_back((self.number, place));
                     self.position = place + lines.len() as u64;
@@ -142,13 +138,6 @@ impl EarlyJournal {
         }
         self.buffer = lines;
         self.buffer.clear();
-    }
-
-    /// An event that was noted is lost to the reporter: the numbers are of no use any more.
-    pub fn lose_step(&mut self) {
-        if self.ring.is_some() && !std::mem::replace(&mut self.lost_step, true) {
-            self.note_failure("an event was lost; none until the next start");
-        }
     }
 
     /// Where so many octets fit without touching what the journal does not hold. `None`: nowhere.
@@ -183,76 +172,29 @@ impl EarlyJournal {
     }
 }
 
-fn make(path: &Path) -> io::Result<File> {
+fn make(path: &Path) -> io::Result<(File, Key)> {
     let file = OpenOptions::new()
         .write(true)
         .create(true)
         .truncate(true)
         .mode(0o640)
         .open(path)?;
-    match rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, ROOM) {
-        Ok(()) => {}
+    let room = HEADER + ROOM;
+    let made = match rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, room) {
         // A file system without it: its room is taken as it is written.
-        Err(rustix::io::Errno::OPNOTSUPP) => {}
+        Ok(()) | Err(rustix::io::Errno::OPNOTSUPP) => Key::random().and_then(|key| {
+            file.write_all_at(&key.header(), 0)?;
+            Ok(key)
+        }),
+        Err(error) => Err(error.into()),
+    };
+    match made {
+        Ok(key) => Ok((file, key)),
         Err(error) => {
             let _ = std::fs::remove_file(path);
-            return Err(error.into());
+            Err(error)
         }
     }
-    Ok(file)
-}
-
-fn add(buffer: &mut Vec<u8>, number: u64, note: &Note) {
-    // Serializing plain structs into memory cannot fail.
-    let Ok(text) = serde_json::to_vec(note) else {
-        return;
-    };
-    let sum = checksum(number, &text);
-    buffer.extend_from_slice(format!("{number} {sum:016x} ").as_bytes());
-    buffer.extend_from_slice(&text);
-    buffer.push(b'\n');
-}
-
-/// The notes in a ring that are whole, by number.
-pub(super) fn read(path: &Path) -> io::Result<Vec<(u64, Note)>> {
-    let mut bytes = Vec::new();
-    io::Read::read_to_end(&mut io::Read::take(File::open(path)?, 2 * ROOM), &mut bytes)?;
-    let mut notes: Vec<_> = bytes
-        .split(|byte| *byte == b'\n')
-        .filter_map(whole)
-        .collect();
-    notes.sort_by_key(|(number, _)| *number);
-    notes.dedup_by_key(|(number, _)| *number);
-    Ok(notes)
-}
-
-/// A line that was neither torn nor half overwritten.
-fn whole(line: &[u8]) -> Option<(u64, Note)> {
-    let line = std::str::from_utf8(line).ok()?;
-    let mut fields = line.splitn(3, ' ');
-    let number = fields.next()?.parse().ok()?;
-    let sum = u64::from_str_radix(fields.next()?, 16).ok()?;
-    let text = fields.next()?;
-    if sum != checksum(number, text.as_bytes()) {
-        return None;
-    }
-    Some((number, serde_json::from_str(text).ok()?))
-}
-
-/// FNV-1a of eight octets at a time: tells a torn line, and is nobody's to forge, since a note's text has no line feed.
-fn checksum(number: u64, text: &[u8]) -> u64 {
-    let mix = |sum: u64, word: u64| {
-        let mixed = (sum ^ word).wrapping_mul(0x0000_0100_0000_01b3);
-        // What is in the highest octet would never come down otherwise.
-        mixed ^ mixed >> 32
-    };
-    let sum = mix(0xcbf2_9ce4_8422_2325, number);
-    let (words, rest) = text.as_chunks::<8>();
-    let sum = words
-        .iter()
-        .fold(sum, |sum, word| mix(sum, u64::from_le_bytes(*word)));
-    rest.iter()
-        .fold(sum, |sum, byte| mix(sum, u64::from(*byte)))
 }
 
 #[cfg(test)]

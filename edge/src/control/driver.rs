@@ -127,10 +127,10 @@ impl<P: Protocol> Driver<P> {
             while let Some(input) = self.inputs.pop_front() {
                 self.protocol.handle(now, input);
                 while let Some(output) = self.protocol.poll_output() {
-                    if let Output::Event(event) = &output {
-                        self.parts.early.note(event);
+                    match output {
+                        Output::Event(event) => self.tell(&event),
+                        output => outputs.push(output),
                     }
-                    outputs.push(output);
                 }
             }
             // Before any of it is known to somebody else.
@@ -140,6 +140,7 @@ impl<P: Protocol> Driver<P> {
             }
             self.outputs = outputs;
         }
+        self.parts.outlets.report();
         if self.pace.is_gathering() {
             // At the turn's end: see `end_turn`.
             self.turn.notify_one();
@@ -201,7 +202,8 @@ impl<P: Protocol> Driver<P> {
                         .push_back(Input::HandoffRejected { core, message });
                 }
             }
-            Output::Event(event) => self.event(event),
+            // Told when it came up.
+            Output::Event(event) => self.tell(&event),
         }
         None
     }
@@ -212,13 +214,11 @@ impl<P: Protocol> Driver<P> {
         }
     }
 
-    fn event(&mut self, event: Event) {
-        let noted = EarlyJournal::notes(&event);
-        if !self.parts.outlets.event(self.parts.core, event) {
-            count(&self.parts.status.events_dropped);
-            if noted {
-                self.parts.early.lose_step();
-            }
+    /// Reports `event` with the others of this turn.
+    fn tell(&mut self, event: &Event) {
+        match self.parts.outlets.event(event) {
+            Some(packed) => self.parts.early.note(event, packed),
+            None => count(&self.parts.status.events_dropped),
         }
     }
 
@@ -236,7 +236,7 @@ impl<P: Protocol> Driver<P> {
                 failed: false,
             },
         };
-        self.event(event);
+        self.tell(&event);
     }
 
     fn connect(

@@ -2,6 +2,7 @@
 //! is retried; what may not wait is refused to the sender.
 
 use crate::handoff::{Full, Sender};
+use crate::reporter::Batch;
 use edge_proto::b2bua::HandoffMessage;
 use edge_proto::event::{Event, EventKind};
 use edge_proto::id::CoreId;
@@ -39,19 +40,25 @@ fn backlog_limit(event: &Event) -> usize {
 pub struct Outlets {
     media: Sender<MediaCommand>,
     cores: Vec<Sender<HandoffMessage>>,
-    events: Sender<(CoreId, Event)>,
+    events: Sender<Batch>,
     media_backlog: VecDeque<MediaCommand>,
     /// Commands are in the queue that the media thread was not woken for.
     media_unannounced: bool,
-    event_backlog: VecDeque<(CoreId, Event)>,
+    /// Events since [`Outlets::report`], and those that the queue had no room for.
+    gathered: Batch,
+    /// What is too large to be added to.
+    event_backlog: VecDeque<Batch>,
+    /// Events in it.
+    events_waiting: usize,
 }
 
 impl Outlets {
-    /// `cores`: one queue per core, by [`CoreId`]; the own one is never used.
+    /// Those of `core`. `cores`: one queue per core, by [`CoreId`]; the own one is never used.
     pub fn new(
+        core: CoreId,
         media: Sender<MediaCommand>,
         cores: Vec<Sender<HandoffMessage>>,
-        events: Sender<(CoreId, Event)>,
+        events: Sender<Batch>,
     ) -> Self {
         Outlets {
             media,
@@ -59,7 +66,9 @@ impl Outlets {
             events,
             media_backlog: VecDeque::new(),
             media_unannounced: false,
+            gathered: Batch::new(core),
             event_backlog: VecDeque::new(),
+            events_waiting: 0,
         }
     }
 
@@ -105,41 +114,65 @@ impl Outlets {
         }
     }
 
-    /// To the reporter. False: the event was dropped.
-    pub(super) fn event(&mut self, core: CoreId, event: Event) -> bool {
-        if self.event_backlog.len() >= backlog_limit(&event) {
-            return false;
+    /// To the reporter, with the next [`Outlets::report`]. Gives its octets; `None`: the event was dropped.
+    pub(super) fn event(&mut self, event: &Event) -> Option<&[u8]> {
+        let waiting = self.events_waiting + self.gathered.len();
+        if waiting >= backlog_limit(event) {
+            return None;
         }
-        self.event_backlog.push_back((core, event));
-        drain(&mut self.event_backlog, &self.events);
-        true
+        if self.gathered.is_large() {
+            let next = Batch::new(self.gathered.core);
+            let full = std::mem::replace(&mut self.gathered, next);
+            self.events_waiting += full.len();
+            self.event_backlog.push_back(full);
+        }
+        Some(self.gathered.add(event))
+    }
+
+    /// Hands the events of a turn to the reporter; true when there is room for all.
+    pub(super) fn report(&mut self) -> bool {
+        let mut queued = false;
+        while let Some(batch) = self.event_backlog.pop_front() {
+            let events = batch.len();
+            if let Err(Full(batch)) = self.events.try_queue(batch) {
+                self.event_backlog.push_front(batch);
+                break;
+            }
+            self.events_waiting -= events;
+            queued = true;
+        }
+        if self.event_backlog.is_empty() && !self.gathered.is_empty() {
+            let next = Batch::new(self.gathered.core);
+            let batch = std::mem::replace(&mut self.gathered, next);
+            match self.events.try_queue(batch) {
+                Ok(()) => queued = true,
+                // More is added until it is large.
+                Err(Full(batch)) => self.gathered = batch,
+            }
+        }
+        if queued {
+            self.events.wake();
+        }
+        self.gathered.is_empty() && self.event_backlog.is_empty()
     }
 
     /// Tries again what waits; true when nothing is left.
     pub(super) fn retry(&mut self) -> bool {
-        let media = drain(&mut self.media_backlog, &self.media);
-        let events = drain(&mut self.event_backlog, &self.events);
-        media && events
+        fill(&mut self.media_backlog, &self.media);
+        self.media.wake();
+        let events = self.report();
+        self.media_backlog.is_empty() && events
     }
 
-    /// Whether something waits to be sent.
+    /// Whether something waits that there was no room for.
     pub(super) fn has_backlog(&self) -> bool {
-        !self.media_backlog.is_empty() || !self.event_backlog.is_empty()
+        !self.media_backlog.is_empty()
+            || !self.gathered.is_empty()
+            || !self.event_backlog.is_empty()
     }
 }
 
-/// Moves items from `backlog` to `queue` until one of them is exhausted, and wakes the receiver once; true when the backlog is
-/// empty.
-fn drain<T>(backlog: &mut VecDeque<T>, queue: &Sender<T>) -> bool {
-    let before = backlog.len();
-    fill(backlog, queue);
-    if backlog.len() < before {
-        queue.wake();
-    }
-    backlog.is_empty()
-}
-
-/// The same without a word to the receiver.
+/// Moves items from `backlog` to `queue` until one of them is exhausted, without a word to the receiver.
 fn fill<T>(backlog: &mut VecDeque<T>, queue: &Sender<T>) {
     while let Some(item) = backlog.pop_front() {
         if let Err(Full(item)) = queue.try_queue(item) {
@@ -154,6 +187,7 @@ mod tests {
     use super::*;
     use crate::handoff::bounded;
     use edge_proto::event::Cause;
+    use edge_proto::event::packed::{self, Names};
     use edge_proto::id::AllocationId;
     use edge_proto::relay::LatchMode;
     use edge_proto::time::Instant;
@@ -192,7 +226,7 @@ mod tests {
     fn media_commands_wait_in_order_and_only_openings_are_refused() {
         let (media, commands) = bounded(1).unwrap();
         let (events, _events) = bounded(1).unwrap();
-        let mut outlets = Outlets::new(media, Vec::new(), events);
+        let mut outlets = Outlets::new(CoreId(0), media, Vec::new(), events);
         for slot in 0..=MEDIA_BACKLOG as u32 {
             assert_eq!(outlets.media(open(slot)), None);
         }
@@ -216,7 +250,7 @@ mod tests {
     fn noise_goes_first_and_records_last_when_the_reporter_is_stuck() {
         let (media, _commands) = bounded(1).unwrap();
         let (events, received) = bounded(1).unwrap();
-        let mut outlets = Outlets::new(media, Vec::new(), events);
+        let mut outlets = Outlets::new(CoreId(3), media, Vec::new(), events);
         let overflow = || event(EventKind::Overflow { queue: "media" });
         let of_a_call = || Event {
             call: Some("00112233445566778899aabbccddeeff".into()),
@@ -225,26 +259,45 @@ mod tests {
         let record = event(EventKind::CallEnded {
             cause: Cause::Completed,
         });
+        let mut tell = |event: &Event| {
+            let told = outlets.event(event).is_some();
+            outlets.report();
+            told
+        };
         // One is in the queue, the others wait.
         for _ in 0..=NOISE_BACKLOG {
-            assert!(outlets.event(CoreId(0), overflow()));
+            assert!(tell(&overflow()));
         }
-        assert!(!outlets.event(CoreId(0), overflow()));
+        assert!(!tell(&overflow()));
         for _ in NOISE_BACKLOG..EVENT_BACKLOG {
-            assert!(outlets.event(CoreId(0), of_a_call()));
+            assert!(tell(&of_a_call()));
         }
-        assert!(!outlets.event(CoreId(0), of_a_call()));
+        assert!(!tell(&of_a_call()));
         for _ in EVENT_BACKLOG..RECORD_BACKLOG {
-            assert!(outlets.event(CoreId(0), record.clone()));
+            assert!(tell(&record));
         }
-        assert!(!outlets.event(CoreId(0), record.clone()));
-        let mut last = None;
-        while let Some(item) = received.try_recv() {
-            last = Some(item);
+        assert!(!tell(&record));
+        let names = &mut Names::default();
+        let mut seen = Vec::new();
+        while let Some(batch) = received.try_recv() {
+            assert_eq!(batch.core, CoreId(3));
+            seen.extend(
+                batch
+                    .iter()
+                    .map(|bytes| packed::unpack(bytes, names).unwrap()),
+            );
             outlets.retry();
         }
-        assert!(outlets.retry());
-        assert_eq!(last, Some((CoreId(0), record)));
+        assert!(outlets.retry() && !outlets.has_backlog());
+        assert_eq!(seen.len(), RECORD_BACKLOG + 1);
+        assert_eq!(
+            (seen.first(), seen.last()),
+            (Some(&overflow()), Some(&record))
+        );
+        assert!(seen.is_sorted_by_key(|event| match event.kind {
+            EventKind::CallEnded { .. } => 2,
+            _ => usize::from(event.call.is_some()),
+        }));
     }
 
     #[test]
@@ -252,7 +305,7 @@ mod tests {
         let (media, _commands) = bounded(1).unwrap();
         let (events, _events) = bounded(1).unwrap();
         let (core, _queue) = bounded(1).unwrap();
-        let outlets = Outlets::new(media, vec![core], events);
+        let outlets = Outlets::new(CoreId(0), media, vec![core], events);
         let message = || HandoffMessage::ConnectionGone {
             connection: edge_proto::id::ConnectionId::accepted(CoreId(0), 1),
         };

@@ -1,17 +1,17 @@
 //! The call book: calls that are alive, and those that ended recently, as the admin API shows them.
 
+mod timeline;
+
 use super::clock::WallClock;
+use edge_proto::event::packed;
 use edge_proto::event::{CallId, Cause, Direction, Event, EventKind, LegNumber, LegRecord};
 use edge_proto::id::CoreId;
 use edge_proto::time::Instant;
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
+use timeline::{Kept, Spares, Timeline};
 
-/// Events of a call that are kept from its start on.
-const HEAD: usize = 192;
-/// Events that are kept from the end; what lies between is counted.
-const TAIL: usize = 64;
 /// Legs of a call that are told apart: the edge's own limits are far below.
 const MAX_LEGS: usize = 64;
 
@@ -44,15 +44,13 @@ pub struct Call {
     pub ended: Option<(Instant, Cause)>,
     /// In the order of their numbers.
     pub legs: Vec<Leg>,
-    head: Vec<Arc<Event>>,
-    tail: VecDeque<Arc<Event>>,
-    omitted: u64,
+    events: Timeline,
 }
 
 /// A line of a timeline, or the number of lines left out at this place.
 #[derive(Clone, Debug)]
-pub enum TimelineItem<'a> {
-    Event(&'a Event),
+pub enum TimelineItem {
+    Event(Event),
     Omitted(u64),
 }
 
@@ -66,10 +64,10 @@ pub struct Leg {
     pub start: Instant,
     pub ring: Option<Instant>,
     pub answer: Option<Instant>,
+    /// The event it began with.
+    began: Kept,
     /// The event that holds its record, once it is over.
-    ended: Option<Arc<Event>>,
-    pub from: Option<String>,
-    pub to: Option<String>,
+    ended: Kept,
 }
 
 /// How far a leg has come.
@@ -93,14 +91,6 @@ impl LegState {
 }
 
 impl Leg {
-    /// Its record, once it is over.
-    pub fn record(&self) -> Option<&LegRecord> {
-        match &self.ended.as_ref()?.kind {
-            EventKind::LegEnded(record) => Some(record),
-            _ => None,
-        }
-    }
-
     /// A final or provisional response to the leg's INVITE went by.
     fn responded(&mut self, code: u16, at: Instant) {
         match code {
@@ -118,7 +108,7 @@ impl Leg {
 }
 
 impl Call {
-    fn new(id: CallId, core: CoreId, clock: WallClock, started: Instant) -> Self {
+    fn new(id: CallId, core: CoreId, clock: WallClock, started: Instant, events: Timeline) -> Self {
         Call {
             id,
             core,
@@ -126,21 +116,39 @@ impl Call {
             started,
             ended: None,
             legs: Vec::new(),
-            head: Vec::new(),
-            tail: VecDeque::new(),
-            omitted: 0,
+            events,
         }
     }
 
     /// The events, in order.
-    pub fn timeline(&self) -> impl Iterator<Item = TimelineItem<'_>> {
-        let omitted = (self.omitted > 0).then_some(TimelineItem::Omitted(self.omitted));
-        let event = |e| TimelineItem::Event(Arc::as_ref(e));
-        self.head
-            .iter()
-            .map(event)
+    pub fn timeline(&self) -> impl Iterator<Item = TimelineItem> {
+        let omitted = self.events.omitted();
+        let omitted = (omitted > 0).then_some(TimelineItem::Omitted(omitted));
+        let (head, tail) = (self.events.head(&self.id), self.events.tail(&self.id));
+        head.map(TimelineItem::Event)
             .chain(omitted)
-            .chain(self.tail.iter().map(event))
+            .chain(tail.map(TimelineItem::Event))
+    }
+
+    /// A leg's record, once it is over.
+    pub fn record(&self, leg: &Leg) -> Option<LegRecord> {
+        match self.events.get(&leg.ended, &self.id)?.kind {
+            EventKind::LegEnded(record) => Some(*record),
+            _ => None,
+        }
+    }
+
+    /// The leg's From and To, as its record tells them, or its start.
+    pub fn parties(&self, leg: &Leg) -> Option<(String, String)> {
+        if let Some(record) = self.record(leg) {
+            return Some((record.from, record.to));
+        }
+        match self.events.get(&leg.began, &self.id)?.kind {
+            EventKind::CallStarted { from, to, .. } | EventKind::LegStarted { from, to, .. } => {
+                Some((from, to))
+            }
+            _ => None,
+        }
     }
 
     pub fn leg(&self, number: LegNumber) -> Option<&Leg> {
@@ -149,18 +157,6 @@ impl Call {
 
     fn is_over(&self) -> bool {
         !self.legs.is_empty() && self.legs.iter().all(|l| l.state == LegState::Ended)
-    }
-
-    fn remember(&mut self, event: &Arc<Event>) {
-        if self.head.len() < HEAD {
-            self.head.push(event.clone());
-            return;
-        }
-        if self.tail.len() == TAIL {
-            self.tail.pop_front();
-            self.omitted += 1;
-        }
-        self.tail.push_back(event.clone());
     }
 
     /// The leg, made if it is new. `None`: too many.
@@ -205,14 +201,15 @@ pub enum Lookup<'a> {
 #[derive(Debug)]
 pub struct Book {
     limits: BookLimits,
-    active: HashMap<CallId, Call>,
-    ended: VecDeque<Call>,
+    active: HashMap<CallId, Box<Call>>,
+    ended: VecDeque<Box<Call>>,
     /// How many had ended before each of them: its place, with `forgotten` taken off.
     ended_after: HashMap<CallId, usize>,
     /// How many have left `ended` again.
     forgotten: usize,
     /// Calls that did not fit since the last look.
     untracked: u64,
+    spares: Spares,
 }
 
 /// The shortest part of a call's id that is looked up.
@@ -227,11 +224,12 @@ impl Book {
             ended_after: HashMap::new(),
             forgotten: 0,
             untracked: 0,
+            spares: Spares::default(),
         }
     }
 
-    /// Takes note of an event. `clock` is given to a call that starts with it.
-    pub fn apply(&mut self, core: CoreId, clock: WallClock, event: &Arc<Event>) -> Noted {
+    /// Takes note of an event, which `packed` is too. `clock` is given to a call that starts with it.
+    pub fn apply(&mut self, core: CoreId, clock: WallClock, event: &Event, packed: &[u8]) -> Noted {
         let mut noted = Noted {
             clock,
             opened: None,
@@ -242,8 +240,12 @@ impl Book {
             return noted;
         };
         noted.clock = call.clock;
-        note_leg(call, event, &mut noted);
-        call.remember(event);
+        let Some(packed) = packed::without_call(packed) else {
+            return noted;
+        };
+        let place = call.events.add(packed);
+        let keep = || place.map_or_else(|| Kept::Apart(packed.into()), Kept::At);
+        note_leg(call, event, keep, &mut noted);
         if let EventKind::CallEnded { cause } = event.kind
             && call.ended.is_none()
         {
@@ -266,21 +268,25 @@ impl Book {
             Entry::Occupied(call) => Some(call.into_mut()),
             Entry::Vacant(place) => {
                 if let Some(&after) = self.ended_after.get(id) {
-                    return self.ended.get_mut(after.checked_sub(self.forgotten)?);
+                    let place = after.checked_sub(self.forgotten)?;
+                    return self.ended.get_mut(place).map(Box::as_mut);
                 }
                 if !room {
                     self.untracked += 1;
                     return None;
                 }
-                Some(place.insert(Call::new(id.clone(), core, clock, at)))
+                let events = Timeline::new(&mut self.spares);
+                let call = Call::new(id.clone(), core, clock, at, events);
+                Some(place.insert(Box::new(call)))
             }
         }
     }
 
     fn archive(&mut self, id: &CallId) {
-        let Some(call) = self.active.remove(id) else {
+        let Some(mut call) = self.active.remove(id) else {
             return;
         };
+        call.events.settle(&mut self.spares);
         self.ended_after
             .insert(id.clone(), self.forgotten + self.ended.len());
         self.ended.push_back(call);
@@ -320,14 +326,14 @@ impl Book {
 
     /// Calls alive, newest first.
     pub fn active(&self) -> Vec<&Call> {
-        let mut calls: Vec<&Call> = self.active.values().collect();
+        let mut calls: Vec<&Call> = self.active.values().map(Box::as_ref).collect();
         calls.sort_by(|a, b| (b.started, &b.id).cmp(&(a.started, &a.id)));
         calls
     }
 
     /// Calls that ended, the latest first.
     pub fn ended(&self) -> impl Iterator<Item = &Call> {
-        self.ended.iter().rev()
+        self.ended.iter().rev().map(Box::as_ref)
     }
 
     /// A call by its id or by the first characters of it.
@@ -351,8 +357,8 @@ impl Book {
     }
 }
 
-/// What an event says about its leg.
-fn note_leg(call: &mut Call, event: &Arc<Event>, noted: &mut Noted) {
+/// What an event says about its leg; `keep` tells where the event is.
+fn note_leg(call: &mut Call, event: &Event, keep: impl Fn() -> Kept, noted: &mut Noted) {
     let number = match event.kind {
         EventKind::CallStarted { .. } => event.leg.unwrap_or(1),
         _ => match event.leg {
@@ -368,32 +374,25 @@ fn note_leg(call: &mut Call, event: &Arc<Event>, noted: &mut Noted) {
         start,
         ring: None,
         answer: None,
-        ended: None,
-        from: None,
-        to: None,
+        began: Kept::Nothing,
+        ended: Kept::Nothing,
     };
     match &event.kind {
-        EventKind::CallStarted {
-            trunk, from, to, ..
-        } => {
+        EventKind::CallStarted { trunk, .. } => {
             let make = || new_leg(trunk, Direction::Inbound, event.at);
             if let Some((leg, new)) = call.leg_mut(make, number) {
-                leg.from = Some(from.clone());
-                leg.to = Some(to.clone());
+                leg.began = keep();
                 noted.opened = new.then(|| trunk.clone());
             }
         }
         EventKind::LegStarted {
-            trunk,
-            direction,
-            from,
-            to,
-            ..
+            trunk, direction, ..
         } => {
             let make = || new_leg(trunk, *direction, event.at);
             if let Some((leg, new)) = call.leg_mut(make, number) {
-                leg.from.get_or_insert_with(|| from.clone());
-                leg.to.get_or_insert_with(|| to.clone());
+                if leg.began.is_nothing() {
+                    leg.began = keep();
+                }
                 noted.opened = new.then(|| trunk.clone());
             }
         }
@@ -405,9 +404,7 @@ fn note_leg(call: &mut Call, event: &Arc<Event>, noted: &mut Noted) {
                 leg.state = LegState::Ended;
                 leg.ring = record.ring;
                 leg.answer = record.answer;
-                leg.from = Some(record.from.clone());
-                leg.to = Some(record.to.clone());
-                leg.ended = Some(event.clone());
+                leg.ended = keep();
             }
         }
         kind => {
@@ -419,17 +416,16 @@ fn note_leg(call: &mut Call, event: &Arc<Event>, noted: &mut Noted) {
 }
 
 fn note_progress(leg: &mut Leg, kind: &EventKind, at: Instant) {
-    match kind {
-        EventKind::Response {
-            method,
-            code,
-            direction,
-            ..
-        } if &**method == "INVITE" && *direction != leg.direction => leg.responded(*code, at),
-        EventKind::Routed { number, .. } if leg.direction == Direction::Outbound => {
-            leg.to = Some(number.clone());
-        }
-        _ => {}
+    if let EventKind::Response {
+        method,
+        code,
+        direction,
+        ..
+    } = kind
+        && &**method == "INVITE"
+        && *direction != leg.direction
+    {
+        leg.responded(*code, at);
     }
 }
 

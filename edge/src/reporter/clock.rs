@@ -24,6 +24,19 @@ impl WallClock {
         WallClock { instant, utc }
     }
 
+    /// The UTC time of [`Instant::ZERO`], in nanoseconds since 1970: all there is to it.
+    pub fn origin(&self) -> i64 {
+        let nanos = self.utc.as_nanosecond() - i128::from(self.instant.as_nanos());
+        // Until the year 2262.
+        i64::try_from(nanos).unwrap_or_default()
+    }
+
+    /// The one of that [`origin`](WallClock::origin).
+    pub fn of_origin(nanos: i64) -> Self {
+        let utc = Timestamp::from_nanosecond(nanos.into()).unwrap_or_default();
+        WallClock::new(Instant::ZERO, utc)
+    }
+
     /// The UTC time of `instant`, which may lie before the pair.
     pub fn at(&self, instant: Instant) -> Timestamp {
         let nanos = self.utc.as_nanosecond() + i128::from(instant.as_nanos())

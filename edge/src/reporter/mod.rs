@@ -6,16 +6,19 @@
 
 mod book;
 mod clock;
+mod feed;
 mod log;
 
 pub use book::{Book, BookLimits, Call, Leg, LegState, Lookup, TimelineItem};
 pub use clock::{Stamp, WallClock, rfc3339};
+pub use feed::Batch;
 
 use crate::cdr::Records;
 use crate::clock::Clock;
 use crate::handoff::{Receiver, Waker};
 use crate::metrics::Metrics;
 use edge_proto::event::Event;
+use edge_proto::event::packed::{self, Names};
 use edge_proto::id::CoreId;
 use jiff::Timestamp;
 use std::io;
@@ -24,9 +27,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::broadcast;
 
-/// Room in the queue of [`ReporterOptions`] for events of each core: more than come while the reporter lets them gather. What does
-/// not fit waits at its core. Each event goes through another place of the queue, so a larger one would only be cold memory.
-pub const QUEUE_PER_CORE: usize = 4_096;
+/// Room in the queue of [`ReporterOptions`] for batches of each core: more than come while the reporter lets them gather. What does
+/// not fit waits at its core.
+pub const QUEUE_PER_CORE: usize = 1_024;
 /// Events a slow reader of the live stream may lag behind before it loses some, and is told how many.
 const STREAM_CAPACITY: usize = 4_096;
 const TICK: Duration = Duration::from_secs(1);
@@ -87,7 +90,7 @@ impl Shared {
 /// What a [`Reporter`] is made of.
 pub struct ReporterOptions {
     /// From the control threads. The reporter sleeps on its waker and on nothing else.
-    pub events: Receiver<(CoreId, Event)>,
+    pub events: Receiver<Batch>,
     pub metrics: Arc<Metrics>,
     pub cdr: Records,
     pub limits: BookLimits,
@@ -97,7 +100,8 @@ pub struct ReporterOptions {
 
 /// The reporter thread's state. The supervisor spawns a thread that calls [`Reporter::run`].
 pub struct Reporter {
-    events: Receiver<(CoreId, Event)>,
+    events: Receiver<Batch>,
+    names: Names,
     shared: Arc<Shared>,
     metrics: Arc<Metrics>,
     cdr: Records,
@@ -131,6 +135,7 @@ impl Reporter {
         }
         Reporter {
             events: options.events,
+            names: Names::default(),
             shared: Arc::new(Shared::new(options.limits)),
             metrics: options.metrics,
             cdr: options.cdr,
@@ -165,7 +170,7 @@ impl Reporter {
             let left = next_tick.saturating_duration_since(std::time::Instant::now());
             let patience = if stopping { Duration::ZERO } else { left };
             let waiting = match self.events.try_recv() {
-                Some(event) => Some(event),
+                Some(batch) => Some(batch),
                 None => {
                     // While there is time.
                     self.cdr.flush();
@@ -179,7 +184,7 @@ impl Reporter {
             };
             busy = waiting.is_some();
             match waiting {
-                Some((core, event)) => self.report(core, event),
+                Some(batch) => self.take(&batch),
                 None if stopping => return Ok(()),
                 None => {}
             }
@@ -205,9 +210,25 @@ impl Reporter {
         self.shared.book().sweep();
     }
 
-    pub(crate) fn report(&mut self, core: CoreId, event: Event) {
-        let event = Arc::new(event);
-        let noted = self.shared.book().apply(core, self.clock, &event);
+    fn take(&mut self, batch: &Batch) {
+        for packed in batch.iter() {
+            // Packed by this very program.
+            if let Some(event) = packed::unpack(packed, &mut self.names) {
+                self.tell(batch.core, event, packed);
+            }
+        }
+    }
+
+    /// One event, as if it had come alone.
+    #[cfg(test)]
+    pub(crate) fn report(&mut self, core: CoreId, event: &Event) {
+        let mut batch = Batch::new(core);
+        batch.add(event);
+        self.take(&batch);
+    }
+
+    fn tell(&mut self, core: CoreId, event: Event, packed: &[u8]) {
+        let noted = self.shared.book().apply(core, self.clock, &event, packed);
         // First of all: what is not in the journal when the process is killed has no record.
         self.cdr.note(core, &event, &noted.clock);
         self.log.event(core, &event);
@@ -218,12 +239,14 @@ impl Reporter {
             self.metrics.leg_alive(trunk, false);
         }
         self.metrics.observe(core, &event);
-        // An error means that nobody listens.
-        let _ = self.shared.stream.send(Published {
-            core,
-            clock: noted.clock,
-            event,
-        });
+        if self.shared.stream.receiver_count() > 0 {
+            // An error means that nobody listens any more.
+            let _ = self.shared.stream.send(Published {
+                core,
+                clock: noted.clock,
+                event: Arc::new(event),
+            });
+        }
     }
 }
 

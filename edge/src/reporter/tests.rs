@@ -23,7 +23,7 @@ impl Scene {
         self.dir.path().join("cdr.jsonl")
     }
 
-    fn reporter(&self) -> (Reporter, Sender<(CoreId, Event)>) {
+    fn reporter(&self) -> (Reporter, Sender<Batch>) {
         let (sender, events) = bounded(64).expect("a queue");
         let reporter = Reporter::new(ReporterOptions {
             events,
@@ -46,8 +46,12 @@ fn one_stream_of_events_becomes_book_cdr_metrics_and_live_stream() {
     let thread = std::thread::spawn(move || reporter.run());
     let events = call_with_transfer();
     let count = events.len();
-    for event in events {
-        sender.try_send((CoreId(1), event)).expect("room");
+    for events in events.chunks(3) {
+        let mut batch = Batch::new(CoreId(1));
+        for event in events {
+            batch.add(event);
+        }
+        sender.try_send(batch).expect("room");
     }
     stopper.stop();
     let ended = thread.join().expect("the reporter ends without a panic");
@@ -100,7 +104,7 @@ fn legs_alive_are_counted_by_trunk() {
     let scene = Scene::new();
     let (mut reporter, _queue) = scene.reporter();
     for event in call_with_transfer().into_iter().take(12) {
-        reporter.report(CoreId(0), event);
+        reporter.report(CoreId(0), &event);
     }
     let metrics = scene.metrics.render().expect("renders");
     for trunk in ["carrier", "ai", "agents"] {
@@ -115,7 +119,7 @@ fn a_full_disk_changes_nothing_for_calls() {
     std::os::unix::fs::symlink("/dev/full", scene.cdr()).expect("links");
     let (mut reporter, _queue) = scene.reporter();
     for event in call_with_transfer() {
-        reporter.report(CoreId(0), event);
+        reporter.report(CoreId(0), &event);
     }
     reporter.tick();
     let metrics = scene.metrics.render().expect("renders");
@@ -128,7 +132,7 @@ fn a_call_keeps_the_clock_it_started_with() {
     let scene = Scene::new();
     let (mut reporter, _queue) = scene.reporter();
     let mut events = call_with_transfer().into_iter();
-    reporter.report(CoreId(0), events.next().expect("an event"));
+    reporter.report(CoreId(0), &events.next().expect("an event"));
     let before = reporter.clock;
     let later = before.at(Instant::from_millis(0)) + jiff::SignedDuration::from_secs(3_600);
     assert!(
@@ -138,7 +142,7 @@ fn a_call_keeps_the_clock_it_started_with() {
             .is_some()
     );
     for event in events {
-        reporter.report(CoreId(0), event);
+        reporter.report(CoreId(0), &event);
     }
     drop(reporter);
     let text = std::fs::read_to_string(scene.cdr()).expect("readable");
@@ -160,7 +164,7 @@ fn events_of_no_call_are_counted_and_nothing_else() {
         },
     );
     options.call = None;
-    reporter.report(CoreId(0), options);
+    reporter.report(CoreId(0), &options);
     assert_eq!(reporter.shared().book().active_calls(), 0);
     let metrics = scene.metrics.render().expect("renders");
     assert!(metrics.contains("method=\"OPTIONS\""));

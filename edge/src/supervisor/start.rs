@@ -19,10 +19,9 @@ use crate::handoff::{Full, Receiver, Sender, Waker, bounded, bounded_on};
 use crate::media::steering::Steering;
 use crate::media::{self, Hub, MediaCounters, MediaOptions};
 use crate::metrics::Metrics;
-use crate::reporter::{self, BookLimits, Reporter, ReporterOptions, ReporterStop, Shared};
+use crate::reporter::{self, Batch, BookLimits, Reporter, ReporterOptions, ReporterStop, Shared};
 use edge_proto::b2bua::{B2bua, B2buaParams, HandoffMessage, SharedKeys};
 use edge_proto::config::Config;
-use edge_proto::event::Event;
 use edge_proto::id::CoreId;
 use edge_proto::relay::{DropReason, MediaCommand, MediaEvent};
 use rustix::rand::{GetRandomFlags, getrandom};
@@ -148,7 +147,7 @@ impl Running {
         cpus: &[usize],
         (sockets, early): (Vec<Sockets>, Vec<EarlyJournal>),
         clock: Clock,
-        events: &Sender<(CoreId, Event)>,
+        events: &Sender<Batch>,
     ) -> Result<mpsc::UnboundedReceiver<()>, RunError> {
         let keys = SharedKeys {
             nonce: random()?,
@@ -213,6 +212,7 @@ impl Running {
             handoffs,
             media: media.events,
             outlets: Outlets::new(
+                id,
                 media.commands,
                 common.handoffs.clone(),
                 common.events.clone(),
@@ -418,7 +418,7 @@ struct Common<'a> {
     clock: Clock,
     cores: u8,
     keys: SharedKeys,
-    events: &'a Sender<(CoreId, Event)>,
+    events: &'a Sender<Batch>,
     /// Into each core's queue, by [`CoreId`].
     handoffs: Vec<Sender<HandoffMessage>>,
     /// Each thread sends once.

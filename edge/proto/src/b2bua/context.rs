@@ -10,7 +10,7 @@ use super::parking::Parked;
 use super::ports::Leases;
 use crate::call::CallKey;
 use crate::config::{Config, Transport, Trunk, TrunkUri};
-use crate::event::{CallId, Direction, Event, EventKind, LegNumber};
+use crate::event::{CallId, Direction, Event, EventKind, LegNumber, packed};
 use crate::fingerprint::{Fingerprint, Fingerprints};
 use crate::id::{AllocationId, ConnectionId, CoreId, ResolveId};
 use crate::sip::auth::DigestServer;
@@ -260,6 +260,7 @@ impl Context {
     // --- reports ---------------------------------------------------------------------------------------------------
 
     pub fn event(&mut self, call: Option<CallId>, leg: Option<LegNumber>, kind: EventKind) {
+        debug_assert!(packed::is_whole(&kind), "a new word in {kind:?}");
         self.outputs.push_back(Output::Event(Event {
             at: self.now,
             call,

@@ -1,6 +1,7 @@
 //! What is reported. Log lines, counters, CDR lines and the timeline all derive from these events; nothing else reports.
 
 mod cause;
+pub mod packed;
 mod record;
 mod redact;
 mod timeline;

@@ -428,7 +428,7 @@ fn events_are_streamed_as_they_happen() {
     scene.call(usize::MAX);
     let mut other = call_with_transfer().remove(0);
     other.call = Some(Arc::from("other"));
-    scene.reporter.report(CoreId(0), other);
+    scene.reporter.report(CoreId(0), &other);
 
     let (kind, first) = operator.next();
     assert_eq!(

@@ -1,7 +1,7 @@
 use super::*;
 use crate::cdr::verify::Verifier;
 use crate::test_support::{CALL, call_with_transfer, event, record};
-use edge_proto::event::{Event, EventKind};
+use edge_proto::event::{Event, EventKind, packed};
 use edge_proto::time::Instant;
 use prometheus::{IntCounter, IntGauge};
 use serde_json::Value;
@@ -204,13 +204,20 @@ fn tell(records: &mut Records, seen: &[Event], reported: usize) {
     let wall = WallClock::new(clock.now(), jiff::Timestamp::now());
     let mut early = records.early_journals(1, &clock).remove(0);
     for (n, event) in seen.iter().enumerate() {
-        early.note(event);
-        early.flush();
+        tell_early(&mut early, event);
         if n < reported {
             // Not flushed: that happens when the reporter has time.
             records.note(CoreId(0), event, &wall);
         }
     }
+}
+
+/// A turn of a control thread.
+fn tell_early(early: &mut EarlyJournal, event: &Event) {
+    let mut packed = Vec::new();
+    packed::pack(event, &mut packed);
+    early.note(event, &packed);
+    early.flush();
 }
 
 /// After a clean end: each leg of `seen` and of so many others has one line, its own if it had ended, and that is all.
@@ -385,8 +392,7 @@ fn early_journals_that_could_not_be_made_at_the_start_are_made_when_they_can() {
         let at = in_the_way.display().to_string();
         assert!(counters.write_errors.get() > 0, "{at}");
         for event in &events[..6] {
-            early.note(event);
-            early.flush();
+            tell_early(&mut early, event);
             records.note(CoreId(0), event, &wall);
         }
         let before = counters.write_errors.get();
@@ -395,8 +401,7 @@ fn early_journals_that_could_not_be_made_at_the_start_are_made_when_they_can() {
         fs::remove_dir(&in_the_way).expect("removes");
         records.tick();
         for event in &events[6..] {
-            early.note(event);
-            early.flush();
+            tell_early(&mut early, event);
         }
         let after = site.copy();
         drop(after.open());

@@ -16,13 +16,15 @@ use super::{ControlCommand, ControlLimits, CoreStatus, Outlets, Protocol, Setup}
 use crate::cdr::EarlyJournal;
 use crate::clock::Clock;
 use crate::handoff::{Receiver, Sender, Waker, bounded, bounded_on};
+use crate::reporter::Batch;
 use bytes::Bytes;
 use edge_proto::b2bua::{CloseReason, HandoffMessage, Input, Output};
 use edge_proto::config::{Config, Listener, MediaConfig, SipConfig, Transport};
-use edge_proto::event::{Event, EventKind};
+use edge_proto::event::{Event, EventKind, packed};
 use edge_proto::id::{ConnectionId, CoreId, ListenerId};
 use edge_proto::relay::{MediaCommand, MediaEvent};
 use edge_proto::time::{Duration, Instant};
+use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::net::{SocketAddr, TcpStream};
 use std::sync::atomic::Ordering;
@@ -95,7 +97,9 @@ struct Edge {
     handoffs: Sender<HandoffMessage>,
     media_events: Sender<MediaEvent>,
     media: Receiver<MediaCommand>,
-    events: Receiver<(CoreId, Event)>,
+    events: Receiver<Batch>,
+    /// Of those, what came with an event that was waited for.
+    told: RefCell<VecDeque<Event>>,
     status: Arc<CoreStatus>,
     clock: Clock,
     /// Of the listeners, in order.
@@ -215,7 +219,7 @@ impl Edge {
             commands: command_receiver,
             handoffs: handoff_receiver,
             media: media_receiver,
-            outlets: Outlets::new(media_sender, options.cores, event_sender),
+            outlets: Outlets::new(options.core, media_sender, options.cores, event_sender),
             early: EarlyJournal::absent(clock),
             status: status.clone(),
             ready: Box::new(|| ()),
@@ -237,6 +241,7 @@ impl Edge {
             media_events,
             media,
             events,
+            told: RefCell::default(),
             status,
             clock,
             addresses,
@@ -300,10 +305,16 @@ impl Edge {
     /// The detail of the next event about a connection.
     fn noted(&self) -> String {
         loop {
-            let event = self.events.recv_timeout(Some(DEADLINE)).unwrap();
-            if let EventKind::Connection { detail, .. } = event.expect("an event").1.kind {
-                return detail;
+            while let Some(event) = self.told.borrow_mut().pop_front() {
+                if let EventKind::Connection { detail, .. } = event.kind {
+                    return detail;
+                }
             }
+            let batch = self.events.recv_timeout(Some(DEADLINE)).unwrap();
+            let batch = batch.expect("an event");
+            let names = &mut packed::Names::default();
+            let events = batch.iter().map(|bytes| packed::unpack(bytes, names));
+            self.told.borrow_mut().extend(events.map(Option::unwrap));
         }
     }
 

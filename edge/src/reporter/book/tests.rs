@@ -1,3 +1,4 @@
+use super::timeline::{HEAD, TAIL};
 use super::*;
 use crate::test_support::{CALL, call_with_transfer, event};
 use edge_proto::event::Privacy;
@@ -14,7 +15,9 @@ fn book() -> Book {
 }
 
 fn apply(book: &mut Book, event: Event) -> Noted {
-    book.apply(CoreId(0), clock(), &Arc::new(event))
+    let mut packed = Vec::new();
+    packed::pack(&event, &mut packed);
+    book.apply(CoreId(0), clock(), &event, &packed)
 }
 
 fn found(book: &Book) -> &Call {
@@ -76,7 +79,10 @@ fn a_leg_goes_from_trying_to_ended() {
         call.ended,
         Some((Instant::from_millis(9_002), Cause::Completed))
     );
-    assert!(call.leg(3).and_then(Leg::record).is_some());
+    let leg = call.leg(3).expect("it was there");
+    let record = call.record(leg).expect("it is over");
+    assert_eq!(record.call, call.id);
+    assert_eq!(call.parties(leg), Some((record.from, record.to)));
 }
 
 #[test]
@@ -135,6 +141,30 @@ fn a_long_timeline_keeps_its_start_and_its_end() {
     assert_eq!(omitted, [(HEAD, 10)]);
     let expected: Vec<u64> = (0..HEAD).chain(HEAD + 10..all).map(|n| n as u64).collect();
     assert_eq!(times, expected);
+}
+
+#[test]
+fn records_and_parties_outlive_their_place_in_the_timeline() {
+    let mut book = book();
+    let events = call_with_transfer();
+    for n in 0..HEAD {
+        apply(&mut book, of(CALL, n as u64, note()));
+    }
+    let mut whole = self::book();
+    for event in events {
+        apply(&mut book, event.clone());
+        apply(&mut whole, event);
+    }
+    for n in 0..TAIL {
+        apply(&mut book, of(CALL, n as u64, note()));
+    }
+    let (call, whole) = (found(&book), found(&whole));
+    for (leg, known) in call.legs.iter().zip(&whole.legs) {
+        let record = call.record(leg);
+        assert!(record.is_some());
+        assert_eq!(record, whole.record(known));
+        assert_eq!(call.parties(leg), whole.parties(known));
+    }
 }
 
 #[test]

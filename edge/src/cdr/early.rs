@@ -20,7 +20,7 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 pub(super) use record::read;
@@ -44,11 +44,6 @@ impl Ring {
             told: AtomicU64::new(told),
             file: OnceLock::new(),
         }
-    }
-
-    /// Whether there is a file: what a core told is not lost with the process.
-    pub fn is_made(&self) -> bool {
-        self.file.get().is_some()
     }
 
     /// Makes the file at `path`, unless it was made before; what was there is gone.
@@ -77,12 +72,19 @@ pub struct EarlyJournal {
     kept: VecDeque<(u64, u64)>,
     buffer: Vec<u8>,
     errors: IntCounter,
+    /// Tells the journal that a turn is in no ring.
+    gap: Arc<AtomicBool>,
     failing: bool,
 }
 
 impl EarlyJournal {
     /// Calls go on without while `ring` has no file.
-    pub(super) fn new(ring: Option<Arc<Ring>>, clock: Clock, errors: IntCounter) -> Self {
+    pub(super) fn new(
+        ring: Option<Arc<Ring>>,
+        clock: Clock,
+        errors: IntCounter,
+        gap: Arc<AtomicBool>,
+    ) -> Self {
         let told = ring.as_ref().map(|ring| ring.told.load(Ordering::Acquire));
         EarlyJournal {
             ring,
@@ -94,6 +96,7 @@ impl EarlyJournal {
             kept: VecDeque::new(),
             buffer: Vec::new(),
             errors,
+            gap,
             failing: false,
         }
     }
@@ -101,7 +104,7 @@ impl EarlyJournal {
     /// One that keeps nothing.
     pub fn absent(clock: Clock) -> Self {
         let errors = IntCounter::new("errors", "nobody's").unwrap_or_else(|_| unreachable!());
-        EarlyJournal::new(None, clock, errors)
+        EarlyJournal::new(None, clock, errors, Arc::default())
     }
 
     /// Takes note of an event that is about to be told to the reporter, as `packed`, if there is something to note about it.
@@ -163,6 +166,7 @@ impl EarlyJournal {
 
     fn note_failure(&mut self, fault: &str) {
         self.errors.inc();
+        self.gap.store(true, Ordering::Release);
         if !std::mem::replace(&mut self.failing, true) {
             tracing::error!(
                 fault,

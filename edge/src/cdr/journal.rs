@@ -1,11 +1,12 @@
 //! Legs that are under way, in a file beside the CDR file: what the next start needs to close those that a crash left open.
 //!
-//! JSON Lines, appended to: at a leg's start, at its answer and at its REFERs all that is known of it by then, and its end once
-//! its line is in the CDR file. What comes last about a leg counts. When most of the file is about legs that are over, it is
-//! written anew and takes the old one's place.
+//! JSON Lines, appended to: what is known of a leg, again after its answer and its REFERs, and its end once its line is in the CDR
+//! file. What comes last about a leg counts. When most of the file is about legs that are over, it is written anew and takes the
+//! old one's place.
 //!
-//! The reporter writes it, which is some events behind the control threads. What these have told and it does not hold yet is in the
-//! [early journals](super::early).
+//! The reporter writes it once a second: a leg that came and went in between is not in it, and one that changed several times is
+//! told once. What the control threads have told and it does not hold yet is in the [early journals](super::early); while one of
+//! these is missing or behind, it is written at once.
 //!
 //! A journal belongs to one process, which holds a lock on it. During an upgrade there are two, each with its own.
 //! Nothing here fails: a journal that cannot be written is counted and tried again, and calls go on without.
@@ -28,15 +29,15 @@ use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::SystemTime;
 
 pub(super) use recover::Crashed;
 
 /// Processes that may write CDRs to the same file: the one in service, and those that still drain.
 const SLOTS: usize = 4;
-/// Lines that are collected while events keep coming.
-const BUFFER: usize = 32 << 10;
+/// News that are in the early journals alone at most: an eighth of one's room or so.
+const NEWS: u64 = 4_096;
 /// A smaller file is not written anew.
 const SMALL: u64 = 1 << 20;
 /// Nor one that is not so many times larger than what it has to say.
@@ -95,9 +96,18 @@ pub(super) struct Journal {
     ended: HashMap<LegId, String>,
     /// By core; those that an earlier process had, too.
     noted: Vec<Noted>,
+    /// Of all cores, since they were told last.
+    news: u64,
+    /// An early journal could not be written lately.
+    early_gap: Arc<AtomicBool>,
+    /// All cores have an early journal.
+    early: bool,
     /// Cores of this process, once it has any.
     cores: u8,
+    /// Lines about legs that ended.
     buffer: Vec<u8>,
+    /// Room for lines.
+    spare: Vec<u8>,
     /// Bytes in the file.
     written: u64,
     /// Bytes of the file when it was last written anew.
@@ -120,8 +130,12 @@ impl Journal {
             calls: OpenCalls::default(),
             ended: HashMap::new(),
             noted: crashed.noted.iter().copied().map(Noted::after).collect(),
+            news: 0,
+            early_gap: Arc::default(),
+            early: false,
             cores: 0,
             buffer: Vec::new(),
+            spare: Vec::new(),
             written: 0,
             fresh: 0,
             unsynced: false,
@@ -138,19 +152,18 @@ impl Journal {
 
     /// Takes note of what a core told.
     pub fn note(&mut self, core: CoreId, note: Note) {
-        self.calls.apply(note, &mut self.buffer);
+        self.calls.apply(note);
         self.count(core);
     }
 
-    /// Whether what was noted should be written before more is: there is much of it, or nothing else holds it.
-    pub fn is_pressing(&self) -> bool {
-        let mut own = self.noted.iter().take(usize::from(self.cores));
-        let early = self.cores > 0 && own.all(|noted| noted.ring.is_made());
-        self.buffer.len() >= if early { BUFFER } else { 1 }
+    /// Whether the early journals have what this one does not, so that it need not be written yet.
+    pub fn can_wait(&self) -> bool {
+        self.early && self.news < NEWS && !self.early_gap.load(Ordering::Acquire)
     }
 
     /// One more of a core's news is dealt with.
     pub fn count(&mut self, core: CoreId) {
+        self.news += 1;
         if let Some(noted) = self.noted.get_mut(usize::from(core.0)) {
             noted.count += 1;
         }
@@ -158,7 +171,7 @@ impl Journal {
 
     /// Keeps a leg until it is [over](Journal::over).
     pub fn start(&mut self, leg: OpenLeg) {
-        self.calls.start(leg, &mut self.buffer);
+        self.calls.start(leg);
     }
 
     /// Keeps the line of a leg that ended, while the CDR file does not take it, until the leg is [over](Journal::over).
@@ -176,7 +189,7 @@ impl Journal {
         if self.ended.remove(leg).is_some() {
             add(&mut self.buffer, &Line::Over::<OpenLeg>(leg.clone()));
         }
-        self.calls.over(leg, &mut self.buffer);
+        self.calls.over(leg);
     }
 
     /// The early journals of the cores, whose files [`Journal::make_early`] makes.
@@ -188,7 +201,7 @@ impl Journal {
         own.map(|noted| {
             // Without a place there will never be a file.
             let ring = self.path.as_ref().map(|_| noted.ring.clone());
-            EarlyJournal::new(ring, *clock, self.errors.clone())
+            EarlyJournal::new(ring, *clock, self.errors.clone(), self.early_gap.clone())
         })
         .collect()
     }
@@ -203,6 +216,7 @@ impl Journal {
         for (core, noted) in (0..self.cores).zip(&self.noted) {
             failed = noted.ring.make(&early_path(place, core)).err().or(failed);
         }
+        self.early = self.cores > 0 && failed.is_none();
         let Some(error) = failed else {
             if std::mem::take(&mut self.early_failing) {
                 tracing::warn!(cdr = %self.cdr.display(), "the early journals of all cores are in order");
@@ -236,10 +250,11 @@ impl Journal {
 
     /// Writes what was noted, and that the early journals may forget it.
     pub fn flush(&mut self) {
-        if self.buffer.is_empty() {
+        if self.news == 0 && self.buffer.is_empty() && !self.calls.has_news() {
             return;
         }
-        let mut lines = std::mem::take(&mut self.buffer);
+        self.news = 0;
+        let mut lines = self.take_news();
         // Last: a write that was cut short has told less than it says.
         self.add_noted(&mut lines);
         if self.write(lines) {
@@ -249,13 +264,26 @@ impl Journal {
 
     /// Writes what was noted and keeps it in the early journals: some of it is not in the CDR file yet.
     pub fn flush_news(&mut self) {
-        if !self.buffer.is_empty() {
-            let lines = std::mem::take(&mut self.buffer);
+        let lines = self.take_news();
+        if lines.is_empty() {
+            self.spare = lines;
+        } else {
             self.write(lines);
         }
     }
 
-    /// Whether it could be written. The buffer is empty then, with the room that `lines` had.
+    /// Legs first: that they ended without a line in the CDR file, as the buffer may tell, comes after them.
+    fn take_news(&mut self) -> Vec<u8> {
+        let after = std::mem::take(&mut self.buffer);
+        let mut lines = std::mem::take(&mut self.spare);
+        self.calls.tell_news(&mut lines);
+        lines.extend_from_slice(&after);
+        self.buffer = after;
+        self.buffer.clear();
+        lines
+    }
+
+    /// Whether it could be written. Keeps the room that `lines` had.
     fn write(&mut self, mut lines: Vec<u8>) -> bool {
         // While it fails, `renew` tells everything once it works again.
         let file = self.file.as_mut().filter(|_| !self.failing);
@@ -273,12 +301,14 @@ impl Journal {
             None => false,
         };
         lines.clear();
-        self.buffer = lines;
+        self.spare = lines;
         done
     }
 
     /// Call every second or so. `cdr`: the CDR file now; `None`: it is none that could be looked at after a crash.
     pub fn tick(&mut self, cdr: Option<Position>) {
+        // Whoever has a gap still says so again.
+        self.early_gap.store(false, Ordering::Release);
         self.flush();
         let identity = |at: Option<Position>| at.map(|at| (at.device, at.inode));
         let rotated = cdr.is_some() && identity(cdr) != identity(self.began);
@@ -310,12 +340,12 @@ impl Journal {
     }
 
     fn try_renew(&mut self, cdr: Position) -> io::Result<()> {
-        let Some(path) = &self.path else {
+        let Some(path) = self.path.clone() else {
             return Err(io::Error::other(format!(
                 "{SLOTS} processes already keep one for this CDR file"
             )));
         };
-        let beside = with_suffix(path, ".new");
+        let beside = with_suffix(&path, ".new");
         // Only the holder of the place makes it; a leftover is from a process that is dead.
         let file = OpenOptions::new()
             .write(true)
@@ -337,7 +367,7 @@ impl Journal {
         }
         (&file).write_all(&lines)?;
         file.sync_data()?;
-        std::fs::rename(&beside, path)?;
+        std::fs::rename(&beside, &path)?;
         // The old file's lock goes with it; whoever gets that sees that the name has another file.
         self.file = Some(file);
         self.began = Some(cdr);

@@ -1,6 +1,6 @@
 //! One call detail record as JSON.
 
-use super::leg::OpenLeg;
+use super::leg::{LegId, OpenLeg};
 use crate::reporter::{Stamp, WallClock};
 use edge_proto::event::{Cause, Direction, HangupBy, LegRecord, MediaRecord, ReferRecord};
 use edge_proto::relay::DirectionStats;
@@ -184,6 +184,68 @@ impl<'a> CdrLine<'a> {
         let mut bytes = serde_json::to_vec(self).unwrap_or_default();
         bytes.push(b'\n');
         bytes
+    }
+}
+
+/// Lines of legs that ended, in one piece of memory.
+#[derive(Default, Debug)]
+pub(super) struct Lines {
+    /// Each with its newline.
+    text: Vec<u8>,
+    /// Each with where its line ends.
+    legs: Vec<(LegId, usize)>,
+}
+
+impl Lines {
+    /// Adds the line for `record`, its times told by `clock`.
+    pub fn add(&mut self, record: &LegRecord, clock: &WallClock) {
+        let leg = LegId {
+            call: record.call.clone(),
+            leg: record.leg,
+        };
+        // As in `CdrLine::to_bytes`.
+        let _ = serde_json::to_writer(&mut self.text, &CdrLine::new(record, clock));
+        self.end(leg);
+    }
+
+    fn end(&mut self, leg: LegId) {
+        self.text.push(b'\n');
+        self.legs.push((leg, self.text.len()));
+    }
+
+    #[cfg(test)]
+    pub fn of<'a>(lines: impl IntoIterator<Item = (LegId, &'a str)>) -> Lines {
+        let mut all = Lines::default();
+        for (leg, line) in lines {
+            all.text.extend_from_slice(line.as_bytes());
+            all.end(leg);
+        }
+        all
+    }
+
+    /// All of them, newlines included.
+    pub fn bytes(&self) -> &[u8] {
+        &self.text
+    }
+
+    /// Each with its newline.
+    pub fn iter(&self) -> impl Iterator<Item = (&LegId, &[u8])> {
+        let mut start = 0;
+        self.legs.iter().map(move |(leg, end)| {
+            let line = self.text.get(start..*end).unwrap_or_default();
+            start = *end;
+            (leg, line)
+        })
+    }
+
+    /// None any more; the memory stays.
+    pub fn clear(&mut self) {
+        self.text.clear();
+        self.legs.clear();
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.legs.is_empty()
     }
 }
 

@@ -2,13 +2,12 @@
 
 use super::early::EarlyJournal;
 use super::journal::{Crashed, Journal};
-use super::leg::LegId;
-use super::line::CdrLine;
+use super::line::{CdrLine, Lines};
 use super::note::Note;
 use super::writer::{CdrCounters, CdrError, CdrWriter};
 use crate::clock::Clock;
 use crate::reporter::WallClock;
-use edge_proto::event::{Cause, Direction, Event};
+use edge_proto::event::{Cause, Direction, Event, EventKind};
 use edge_proto::id::CoreId;
 use prometheus::IntCounter;
 use std::path::Path;
@@ -29,10 +28,8 @@ const BUFFER: usize = 32 << 10;
 pub struct Records {
     journal: Journal,
     writer: CdrWriter,
-    /// Legs that ended, with their lines, line feeds excluded, on their way to the file.
-    ended: Vec<(LegId, String)>,
-    /// Bytes of those lines.
-    ended_bytes: usize,
+    /// Of legs that ended, on their way to the file.
+    ended: Lines,
     /// Until all that they leave is in the own journal.
     crashed: Option<Crashed>,
     closed: Vec<Closed>,
@@ -61,8 +58,7 @@ impl Records {
         let mut records = Records {
             journal: Journal::new(path, &crashed, errors),
             writer,
-            ended: Vec::new(),
-            ended_bytes: 0,
+            ended: Lines::default(),
             crashed: None,
             closed: Vec::new(),
         };
@@ -111,20 +107,20 @@ impl Records {
         &self.closed
     }
 
-    /// Takes note of an event of a core; `clock` is its call's. It is in the files after [`Records::flush`] at the latest; until
-    /// then in the core's [`EarlyJournal`].
+    /// Takes note of an event of a core; `clock` is its call's. Lines are in the CDR file after [`Records::flush`] at the latest, the
+    /// rest is in the journal within a second; until then all of it is in the core's [`EarlyJournal`].
     pub fn note(&mut self, core: CoreId, event: &Event, clock: &WallClock) {
-        match Note::of(event, clock) {
-            None => return,
-            Some(Note::End { leg, line }) => {
-                // With its line feed.
-                self.ended_bytes += line.len() + 1;
-                self.ended.push((leg, line));
+        match &event.kind {
+            EventKind::LegEnded(record) if event.call.is_some() => {
+                self.ended.add(record, clock);
                 self.journal.count(core);
             }
-            Some(note) => self.journal.note(core, note),
+            _ => match Note::of(event, clock) {
+                None => return,
+                Some(note) => self.journal.note(core, note),
+            },
         }
-        if self.ended_bytes >= BUFFER || self.journal.is_pressing() {
+        if self.ended.bytes().len() >= BUFFER || !self.journal.can_wait() {
             self.flush();
         }
     }
@@ -136,25 +132,40 @@ impl Records {
         journals
     }
 
-    /// Call when no event waits: what was noted is written.
+    /// Call when no event waits: lines are written, and what was noted unless it can wait.
     pub fn flush(&mut self) {
+        if self.journal.can_wait() {
+            self.append();
+        } else {
+            self.flush_all();
+        }
+    }
+
+    fn flush_all(&mut self) {
         if !self.ended.is_empty() {
             // A leg in the CDR file, and nothing of its call's other legs anywhere, would be half a call. That the early journals
             // may forget what was noted is said only when the lines are in the file.
             self.journal.flush_news();
-            self.ended_bytes = 0;
-            for (leg, line) in self.writer.append_all(std::mem::take(&mut self.ended)) {
-                // The journal would take it for open: a kill would cost it its line.
-                self.journal.ended(leg, line);
-            }
-            self.settle();
+            self.append();
         }
         self.journal.flush();
     }
 
+    fn append(&mut self) {
+        if self.ended.is_empty() {
+            return;
+        }
+        for (leg, line) in self.writer.append_all(&self.ended) {
+            // The journal would take it for open: a kill would cost it its line.
+            self.journal.ended(leg, line);
+        }
+        self.ended.clear();
+        self.settle();
+    }
+
     /// Call every second or so.
     pub fn tick(&mut self) {
-        self.flush();
+        self.flush_all();
         self.writer.tick();
         self.settle();
         self.journal.tick(self.writer.position());
@@ -187,7 +198,7 @@ impl Records {
 
 impl Drop for Records {
     fn drop(&mut self) {
-        self.flush();
+        self.flush_all();
         self.writer.tick();
         self.settle();
     }

@@ -1,6 +1,7 @@
 //! Appends records to the file, and holds them back while it cannot be written.
 
 use super::leg::LegId;
+use super::line::Lines;
 use super::repair::{self, Repair};
 use prometheus::{IntCounter, IntGauge};
 use std::collections::VecDeque;
@@ -120,16 +121,14 @@ impl CdrWriter {
         self.hold_back(leg, line)
     }
 
-    /// Takes the lines of several legs, line feeds excluded, in one `write` where it can be. Gives those that are in memory.
-    pub fn append_all(&mut self, ended: Vec<(LegId, String)>) -> Vec<(LegId, String)> {
+    /// Takes the lines of several legs in one `write` where it can be. Gives those that are in memory, without their newlines.
+    pub(super) fn append_all(&mut self, ended: &Lines) -> Vec<(LegId, String)> {
         // A line to a pipe is whole for its reader only as long as it is written alone.
         let alone = self.special || !self.backlog.is_empty();
         let mut left = 0;
         if !alone {
-            let lines = ended.iter().map(|(_, line)| line.as_str());
-            let all: String = lines.flat_map(|line| [line, "\n"]).collect();
-            left = match self.write_from(all.as_bytes(), 0) {
-                Ok(()) => all.len(),
+            left = match self.write_from(ended.bytes(), 0) {
+                Ok(()) => ended.bytes().len(),
                 Err(Stopped { written, error }) => {
                     self.note_failure(&error);
                     written
@@ -137,12 +136,11 @@ impl CdrWriter {
             };
         }
         let mut held_back = Vec::new();
-        for (leg, line) in ended {
-            let bytes = || format!("{line}\n").into_bytes();
+        for (leg, line) in ended.iter() {
             let held = if alone {
-                self.append(leg.clone(), bytes())
-            } else if self.backlog.is_empty() && left > line.len() {
-                left -= line.len() + 1;
+                self.append(leg.clone(), line.to_vec())
+            } else if self.backlog.is_empty() && left >= line.len() {
+                left -= line.len();
                 self.counters.written.inc();
                 self.settled.push(leg.clone());
                 false
@@ -151,10 +149,11 @@ impl CdrWriter {
                 if self.backlog.is_empty() {
                     self.first_written = left;
                 }
-                self.hold_back(leg.clone(), bytes())
+                self.hold_back(leg.clone(), line.to_vec())
             };
             if held {
-                held_back.push((leg, line));
+                let text = line.strip_suffix(b"\n").unwrap_or(line);
+                held_back.push((leg.clone(), String::from_utf8_lossy(text).into_owned()));
             }
         }
         held_back

@@ -3,6 +3,7 @@
 use edge_proto::config::Config;
 use std::borrow::Cow;
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{PoisonError, RwLock};
 
 /// Stands for everything outside the known set.
@@ -63,7 +64,10 @@ pub fn fold_code(code: u16) -> Cow<'static, str> {
 
 /// Names that come from the configuration.
 #[derive(Debug, Default)]
-pub struct Labels(RwLock<Names>);
+pub struct Labels {
+    names: RwLock<Names>,
+    generation: AtomicU64,
+}
 
 #[derive(Debug, Default)]
 struct Names {
@@ -73,7 +77,7 @@ struct Names {
 
 impl Labels {
     pub fn update(&self, config: &Config) {
-        let mut names = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let mut names = self.names.write().unwrap_or_else(PoisonError::into_inner);
         for trunk in &config.trunks {
             if names.trunks.len() < MAX_NAMES {
                 names.trunks.insert(trunk.name.clone());
@@ -84,11 +88,17 @@ impl Labels {
             .iter()
             .map(|listener| listener.name.clone())
             .collect();
+        self.generation.fetch_add(1, Ordering::Release);
+    }
+
+    /// Another than before: a name may have another label now.
+    pub fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
     }
 
     /// `trunk` itself if any configuration since the start had it.
     pub fn trunk<'a>(&self, trunk: &'a str) -> &'a str {
-        let names = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let names = self.names.read().unwrap_or_else(PoisonError::into_inner);
         if names.trunks.contains(trunk) {
             trunk
         } else {
@@ -98,7 +108,7 @@ impl Labels {
 
     /// `listener` itself if the present configuration has it.
     pub fn listener<'a>(&self, listener: &'a str) -> &'a str {
-        let names = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let names = self.names.read().unwrap_or_else(PoisonError::into_inner);
         if names.listeners.contains(listener) {
             listener
         } else {

@@ -22,6 +22,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use totals::Totals;
 
 pub use labels::{KNOWN_METHODS, fold_code, fold_method};
+pub use observe::Observer;
 
 /// Media type of [`Metrics::render`].
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";

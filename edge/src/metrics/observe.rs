@@ -4,37 +4,121 @@ use super::labels::OTHER;
 use super::{Metrics, fold_code, fold_method};
 use edge_proto::event::{Cause, Direction, Event, EventKind};
 use edge_proto::id::CoreId;
+use prometheus::{Histogram, IntCounter};
+use std::collections::HashMap;
+use std::sync::Arc;
 
-impl Metrics {
+/// What requests and responses of one sort are counted by.
+#[derive(PartialEq, Eq, Hash, Debug)]
+struct Sort {
+    /// Names by where they are: those of a series stay there.
+    trunk: usize,
+    method: usize,
+    /// 0: a request.
+    code: u16,
+    direction: Direction,
+}
+
+#[derive(Debug)]
+struct Series {
+    count: IntCounter,
+    elapsed: Option<Histogram>,
+    /// Keep the names of their [`Sort`] where they are.
+    _names: (Arc<str>, Arc<str>),
+}
+
+/// Series at hand; more than so many belong to names that changed.
+const SERIES: usize = 4_096;
+
+/// Counts events for one thread, which need not look up the labels of what comes again and again.
+#[derive(Default, Debug)]
+pub struct Observer {
+    series: HashMap<Sort, Series>,
+    /// Of the labels that they have.
+    generation: u64,
+}
+
+impl Observer {
     /// Counts one event.
-    pub fn observe(&self, core: CoreId, event: &Event) {
-        let trunk = |name| self.labels.trunk(name);
+    pub fn observe(&mut self, metrics: &Metrics, core: CoreId, event: &Event) {
         match &event.kind {
             EventKind::Request {
-                trunk: name,
+                trunk,
                 method,
                 direction,
             } => self
-                .sip_requests
-                .with_label_values(&[trunk(name), fold_method(method), direction.as_str()])
+                .series(metrics, (trunk, method), 0, *direction)
+                .count
                 .inc(),
             EventKind::Response {
-                trunk: name,
+                trunk,
                 method,
                 code,
                 direction,
                 elapsed,
             } => {
-                let (name, method) = (trunk(name), fold_method(method));
-                self.sip_responses
-                    .with_label_values(&[name, method, &fold_code(*code), direction.as_str()])
-                    .inc();
-                if let Some(elapsed) = elapsed {
-                    self.sip_response_seconds
-                        .with_label_values(&[name, method])
-                        .observe(elapsed.as_secs_f64());
+                let series = self.series(metrics, (trunk, method), (*code).max(1), *direction);
+                series.count.inc();
+                if let (Some(elapsed), Some(histogram)) = (elapsed, &series.elapsed) {
+                    histogram.observe(elapsed.as_secs_f64());
                 }
             }
+            _ => metrics.observe(core, event),
+        }
+    }
+
+    fn series(
+        &mut self,
+        metrics: &Metrics,
+        (trunk, method): (&Arc<str>, &Arc<str>),
+        code: u16,
+        direction: Direction,
+    ) -> &Series {
+        let generation = metrics.labels.generation();
+        if self.generation != generation || self.series.len() >= SERIES {
+            self.series.clear();
+            self.generation = generation;
+        }
+        let sort = Sort {
+            trunk: trunk.as_ptr().addr(),
+            method: method.as_ptr().addr(),
+            code,
+            direction,
+        };
+        self.series.entry(sort).or_insert_with(|| {
+            let names = (trunk.clone(), method.clone());
+            let (trunk, method) = (metrics.labels.trunk(trunk), fold_method(method));
+            let direction = direction.as_str();
+            let (count, elapsed) = match code {
+                0 => {
+                    let labels = [trunk, method, direction];
+                    (metrics.sip_requests.with_label_values(&labels), None)
+                }
+                code => {
+                    let labels = [trunk, method, &fold_code(code), direction];
+                    let seconds = &metrics.sip_response_seconds;
+                    (
+                        metrics.sip_responses.with_label_values(&labels),
+                        // A provisional one has no time, and would make a series for nothing.
+                        (code >= 200).then(|| seconds.with_label_values(&[trunk, method])),
+                    )
+                }
+            };
+            Series {
+                count,
+                elapsed,
+                _names: names,
+            }
+        })
+    }
+}
+
+impl Metrics {
+    /// Counts one event, but for the requests and responses, which are an [`Observer`]'s.
+    fn observe(&self, core: CoreId, event: &Event) {
+        let trunk = |name| self.labels.trunk(name);
+        match &event.kind {
+            EventKind::Request { .. } | EventKind::Response { .. } => {}
             EventKind::Digest {
                 trunk: name,
                 outcome,

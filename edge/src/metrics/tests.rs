@@ -18,7 +18,7 @@ fn observe(metrics: &Metrics, kind: EventKind) {
         leg: None,
         kind,
     };
-    metrics.observe(CoreId(1), &event);
+    Observer::default().observe(metrics, CoreId(1), &event);
 }
 
 /// The value of a series in the text that Prometheus gets.
@@ -43,8 +43,9 @@ fn response(trunk: &str, method: &str, code: u16) -> EventKind {
 
 /// One event or reading for each family of the contract.
 fn exercise(metrics: &Metrics) {
+    let mut observer = Observer::default();
     for event in call_with_transfer() {
-        metrics.observe(CoreId(0), &event);
+        observer.observe(metrics, CoreId(0), &event);
     }
     let ai: Arc<str> = Arc::from("ai");
     observe(
@@ -230,8 +231,16 @@ fn a_refused_refer_counts_once_and_a_challenge_not_at_all() {
         detail: String::new(),
     };
     let in_call = |kind| crate::test_support::event(1, Some(2), kind);
-    metrics.observe(CoreId(0), &in_call(refer(401, Cause::TransferUnauthorized)));
-    metrics.observe(CoreId(0), &in_call(refer(403, Cause::TransferLimit)));
+    Observer::default().observe(
+        &metrics,
+        CoreId(0),
+        &in_call(refer(401, Cause::TransferUnauthorized)),
+    );
+    Observer::default().observe(
+        &metrics,
+        CoreId(0),
+        &in_call(refer(403, Cause::TransferLimit)),
+    );
     let text = metrics.render().expect("renders");
     let transfers = text
         .lines()
@@ -248,6 +257,35 @@ fn a_refused_refer_counts_once_and_a_challenge_not_at_all() {
         ),
         Some(1.0)
     );
+}
+
+#[test]
+fn a_trunk_that_a_reload_brings_has_its_label_at_once() {
+    let metrics = metrics();
+    let mut observer = Observer::default();
+    let name: Arc<str> = Arc::from("new");
+    let method: Arc<str> = Arc::from("BYE");
+    let mut request = || {
+        let kind = EventKind::Request {
+            trunk: name.clone(),
+            method: method.clone(),
+            direction: Direction::Inbound,
+        };
+        let event = crate::test_support::event(1, None, kind);
+        observer.observe(&metrics, CoreId(0), &event);
+    };
+    let requests = |trunk: &str| {
+        let labels = format!("{{direction=\"inbound\",method=\"BYE\",trunk=\"{trunk}\"}}");
+        value(&metrics, &format!("sip_edge_sip_requests_total{labels}"))
+    };
+    request();
+    request();
+    assert_eq!((requests("other"), requests("new")), (Some(2.0), None));
+    let mut config = config();
+    config.trunks.push(trunk(3, "new", &[]));
+    metrics.update(&config);
+    request();
+    assert_eq!((requests("other"), requests("new")), (Some(2.0), Some(1.0)));
 }
 
 #[test]

@@ -16,7 +16,7 @@ pub use feed::Batch;
 use crate::cdr::Records;
 use crate::clock::Clock;
 use crate::handoff::{Receiver, Waker};
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, Observer};
 use edge_proto::event::Event;
 use edge_proto::event::packed::{self, Names};
 use edge_proto::id::CoreId;
@@ -104,6 +104,7 @@ pub struct Reporter {
     names: Names,
     shared: Arc<Shared>,
     metrics: Arc<Metrics>,
+    observer: Observer,
     cdr: Records,
     clock: WallClock,
     process_clock: Clock,
@@ -137,6 +138,7 @@ impl Reporter {
             events: options.events,
             names: Names::default(),
             shared: Arc::new(Shared::new(options.limits)),
+            observer: Observer::default(),
             metrics: options.metrics,
             cdr: options.cdr,
             clock: WallClock::new(options.clock.now(), Timestamp::now()),
@@ -238,7 +240,7 @@ impl Reporter {
         if let Some(trunk) = &noted.closed {
             self.metrics.leg_alive(trunk, false);
         }
-        self.metrics.observe(core, &event);
+        self.observer.observe(&self.metrics, core, &event);
         if self.shared.stream.receiver_count() > 0 {
             // An error means that nobody listens any more.
             let _ = self.shared.stream.send(Published {

@@ -53,7 +53,7 @@ fn note(journal: &mut EarlyJournal, event: &Event) {
 
 fn journal(ring: &Arc<Ring>) -> EarlyJournal {
     let errors = IntCounter::new("errors", "test").expect("a name");
-    EarlyJournal::new(Some(ring.clone()), Clock::start(), errors)
+    EarlyJournal::new(Some(ring.clone()), Clock::start(), errors, Arc::default())
 }
 
 #[test]
@@ -185,6 +185,10 @@ fn a_ring_that_cannot_be_made_or_written_stops_nothing() {
     let writable = site.journal.ring.replace(Arc::new(readable));
     site.turn();
     assert!(site.journal.failing && site.journal.errors.get() == 1);
+    assert!(
+        site.journal.gap.load(Ordering::Acquire),
+        "the journal is told"
+    );
     site.journal.ring = writable;
     site.turn();
     assert!(!site.journal.failing);

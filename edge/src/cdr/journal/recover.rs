@@ -167,7 +167,7 @@ impl State {
                 }
                 Ok(Line::Over(leg)) => {
                     state.ended.remove(&leg);
-                    state.open.over(&leg, &mut Vec::new());
+                    state.open.over(&leg);
                 }
                 Ok(Line::Note(note)) => state.apply(note),
                 Ok(Line::Noted { core, count }) => state.note(core, count),
@@ -182,8 +182,7 @@ impl State {
         if let Note::End { leg, line } = &note {
             self.ended.insert(leg.clone(), line.clone());
         }
-        // What would be told to a file of one's own is of no use.
-        self.open.apply(note, &mut Vec::new());
+        self.open.apply(note);
     }
 
     fn known(&self, core: u8) -> u64 {

@@ -78,18 +78,22 @@ fn several_records_are_written_together_also_behind_those_held_back() {
     let several = |range: std::ops::Range<usize>| -> Vec<_> {
         range.map(|n| (leg(), format!("{{\"n\":{n}}}"))).collect()
     };
-    assert_eq!(writer.append_all(several(0..3)), []);
+    let told = |range| {
+        let lines = several(range);
+        Lines::of(lines.iter().map(|(leg, line)| (leg.clone(), line.as_str())))
+    };
+    assert_eq!(writer.append_all(&told(0..3)), []);
     assert_eq!(scene.content(), lines(0..3));
     assert_eq!(writer.settled().len(), 3);
     writer.refuse();
-    assert_eq!(writer.append_all(several(3..5)), several(3..5));
-    assert_eq!(writer.append_all(several(5..7)), several(5..7));
+    assert_eq!(writer.append_all(&told(3..5)), several(3..5));
+    assert_eq!(writer.append_all(&told(5..7)), several(5..7));
     assert_eq!((writer.settled().len(), writer.backlog()), (0, 4));
     drop(writer);
     assert_eq!(scene.counters.lost.get(), 4);
     let mut writer = scene.open();
-    assert_eq!(writer.append_all(several(3..4)), []);
-    assert_eq!(writer.append_all(Vec::new()), []);
+    assert_eq!(writer.append_all(&told(3..4)), []);
+    assert_eq!(writer.append_all(&Lines::default()), []);
     assert_eq!(scene.content(), lines(0..4));
     assert_eq!(scene.counters.written.get(), 4);
 }
@@ -208,7 +212,8 @@ fn a_record_that_the_full_disk_cut_is_completed_later() {
             .trim_end()
             .to_owned()
     };
-    let held = writer.append_all((1..5).map(|n| (leg(), text(n))).collect());
+    let texts: Vec<String> = (1..5).map(text).collect();
+    let held = writer.append_all(&Lines::of(texts.iter().map(|text| (leg(), text.as_str()))));
     assert_eq!(held.len(), writer.backlog());
     assert_eq!(writer.settled().len() + writer.backlog(), 5);
     assert!(writer.backlog() > 0);

@@ -10,6 +10,7 @@ use edge_proto::event::{
 };
 use edge_proto::id::{ListenerId, TrunkId};
 use edge_proto::relay::{DirectionStats, MediaStats};
+use edge_proto::sip::Method;
 use edge_proto::time::{Duration, Instant};
 use edge_proto::trunk::AllowTable;
 use std::io::Write;
@@ -89,7 +90,7 @@ pub fn event(ms: u64, leg: Option<LegNumber>, kind: EventKind) -> Event {
 fn response(trunk: &str, code: u16, direction: Direction) -> EventKind {
     EventKind::Response {
         trunk: Arc::from(trunk),
-        method: Arc::from("INVITE"),
+        method: Method::Invite,
         code,
         direction,
         elapsed: (code >= 200).then(|| Duration::from_millis(500)),

@@ -125,7 +125,7 @@ fn framed_message(bytes: &Bytes, limits: &MessageLimits) {
     match Message::parse(bytes.clone(), limits) {
         Ok(message) => {
             exercise(&message);
-            assert!(bytes.ends_with(&message.body()));
+            assert!(bytes.ends_with(message.body()));
         }
         Err(error) => assert!(
             !matches!(

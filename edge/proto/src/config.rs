@@ -98,7 +98,7 @@ impl Config {
     }
 
     pub fn trunk_named(&self, name: &str) -> Option<&Arc<Trunk>> {
-        self.trunks.iter().find(|t| t.name == name)
+        self.trunks.iter().find(|t| *t.name == *name)
     }
 }
 
@@ -184,7 +184,8 @@ pub struct MediaAddress {
 #[derive(Debug)]
 pub struct Trunk {
     pub id: TrunkId,
-    pub name: String,
+    /// Shared by all that is reported of the trunk.
+    pub name: Arc<str>,
     /// Who may signal as this trunk. With digest and no `allow` in the file: 0.0.0.0/0 and ::/0. Empty: nobody (outbound only).
     pub allow: Vec<IpNet>,
     /// Listeners it may use; never empty.
@@ -252,7 +253,7 @@ impl Trunk {
 
 impl Trunk {
     /// A trunk with the contract's defaults: nobody may signal as it, it has no `uri`, and it may use `listen`.
-    pub fn new(id: TrunkId, name: impl Into<String>, listen: Vec<ListenerId>) -> Trunk {
+    pub fn new(id: TrunkId, name: impl Into<Arc<str>>, listen: Vec<ListenerId>) -> Trunk {
         Trunk {
             id,
             name: name.into(),

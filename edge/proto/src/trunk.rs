@@ -46,9 +46,13 @@ impl TrunkSet {
 
     /// The trunks, in the order of the configuration.
     pub fn iter(self) -> impl Iterator<Item = TrunkId> {
-        (0..Self::CAPACITY as u16)
-            .map(TrunkId)
-            .filter(move |&t| self.contains(t))
+        (0..).step_by(64).zip(self.0).flat_map(|(first, mut left)| {
+            std::iter::from_fn(move || {
+                let next = (left != 0).then(|| TrunkId(first + left.trailing_zeros() as u16));
+                left &= left.wrapping_sub(1);
+                next
+            })
+        })
     }
 }
 
@@ -354,9 +358,9 @@ mod tests {
 
     fn who(config: &Config, source: &str, host: &str, username: Option<&str>) -> String {
         match identify(config, Some(ListenerId(0)), ip(source), host, username) {
-            Identified::Trunk(trunk) => trunk.name.clone(),
+            Identified::Trunk(trunk) => trunk.name.to_string(),
             Identified::NeedUsername(trunks) => {
-                let names: Vec<_> = trunks.iter().map(|t| t.name.as_str()).collect();
+                let names: Vec<_> = trunks.iter().map(|t| &*t.name).collect();
                 format!("username of {}", names.join(" "))
             }
             Identified::Unlisted => "unlisted".to_owned(),

@@ -41,7 +41,7 @@ pub fn test<'a>(config: &'a Config, trunk: &'a Trunk, ip: IpAddr) -> AllowTest<'
                 trunks: set
                     .iter()
                     .filter_map(|id| config.trunk(id))
-                    .map(|t| t.name.as_str())
+                    .map(|t| &*t.name)
                     .collect(),
             }
         })

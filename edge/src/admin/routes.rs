@@ -221,7 +221,7 @@ async fn allow_test(
         .map_err(|_| ApiError::bad_request("bad_query", "ip is not an IPv4 or IPv6 address"))?;
     let config = api.control.config();
     let trunk = config.trunk_named(&name).ok_or_else(|| {
-        let names: Vec<&str> = config.trunks.iter().map(|t| t.name.as_str()).collect();
+        let names: Vec<&str> = config.trunks.iter().map(|t| &*t.name).collect();
         ApiError::not_found(
             "unknown_trunk",
             format!("no such trunk; there are {}", names.join(", ")),

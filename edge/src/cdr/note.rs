@@ -4,6 +4,7 @@ use super::leg::{LegId, OpenLeg, OpenRefer, OpenTransfer};
 use super::line::CdrLine;
 use crate::reporter::WallClock;
 use edge_proto::event::{CallId, Direction, Event, EventKind};
+use edge_proto::sip::Method;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -50,7 +51,7 @@ impl Note {
                 | EventKind::TransferBridged { .. }
                 | EventKind::LegEnded(_) => true,
                 EventKind::Response { method, code, .. } => {
-                    &**method == "INVITE" && matches!(code, 180..=183 | 200..=299)
+                    *method == Method::Invite && matches!(code, 180..=183 | 200..=299)
                 }
                 _ => false,
             }
@@ -74,7 +75,7 @@ impl Note {
                 code: code @ (180..=183 | 200..=299),
                 direction,
                 ..
-            } if &**method == "INVITE" => Note::Response {
+            } if *method == Method::Invite => Note::Response {
                 leg: leg()?,
                 code: *code,
                 outbound: *direction == Direction::Outbound,

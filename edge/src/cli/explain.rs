@@ -95,7 +95,7 @@ pub(super) fn run(args: &ReferArgs) -> ExitCode {
     };
     let config = &settings.protocol;
     let Some(trunk) = config.trunk_named(&args.trunk) else {
-        let names: Vec<_> = config.trunks.iter().map(|t| t.name.as_str()).collect();
+        let names: Vec<_> = config.trunks.iter().map(|t| &*t.name).collect();
         eprintln!(
             "sip-edge: there is no trunk {:?}; expected one of {}",
             args.trunk,
@@ -126,7 +126,7 @@ fn explain(config: &Config, trunk: &Trunk, args: &ReferArgs) -> Explanation {
         Err(refusal) => (refusal.status, Some(refusal.cause.as_str()), None),
     };
     Explanation {
-        trunk: trunk.name.clone(),
+        trunk: trunk.name.to_string(),
         refer_to: args.refer_to.clone(),
         accepted: verdict.result.is_ok(),
         status,
@@ -178,11 +178,11 @@ fn new_call(config: &Config, transferor: &Trunk, target: &Target, args: &ReferAr
     );
     let fallback = policy.fallback.iter().map(|uri| {
         let resolved = evaluate_fallback(config, transferor, uri);
-        let via = resolved.map_or_else(|refusal| refusal.detail, |t| t.trunk.name.clone());
+        let via = resolved.map_or_else(|refusal| refusal.detail, |t| t.trunk.name.to_string());
         (uri.clone(), via)
     });
     NewCall {
-        trunk: trunk.name.clone(),
+        trunk: trunk.name.to_string(),
         request_uris: request_uris(trunk, &target.user),
         username: present.map(|present| present.username.clone()),
         copied: copied.into_iter().chain(own).collect(),

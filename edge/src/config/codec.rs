@@ -10,7 +10,7 @@ const RELAYED: &[&str] = &[
 /// An entry of `codecs`, in its registered spelling.
 pub(super) fn parse(text: &str) -> Result<String, String> {
     if let Some(codec) = default_codecs(&[text.to_owned()]).first() {
-        return Ok(codec.name.clone());
+        return Ok(codec.name.to_string());
     }
     let known = RELAYED.iter().find(|name| name.eq_ignore_ascii_case(text));
     known.map(|&name| name.to_owned()).ok_or_else(|| {

@@ -32,7 +32,7 @@ fn of_trunk(config: &Config, trunk: &Trunk) -> PeerAddresses {
         .map(|l| format!("{} {}", l.transport.uri_name(), l.advertised))
         .collect();
     PeerAddresses {
-        trunk: trunk.name.clone(),
+        trunk: trunk.name.to_string(),
         signalling: signalling.into_iter().collect(),
         media: media(config, trunk.network),
     }

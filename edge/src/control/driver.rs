@@ -294,7 +294,7 @@ impl<P: Protocol> Driver<P> {
             .parts
             .tls
             .clients
-            .get(&target.trunk)
+            .get(&*target.trunk)
             .ok_or_else(|| format!("trunk {} has no TLS settings", target.trunk))?;
         TlsSession::client(config.clone(), &target.server_name).map(Some)
     }

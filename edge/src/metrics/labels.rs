@@ -80,7 +80,7 @@ impl Labels {
         let mut names = self.names.write().unwrap_or_else(PoisonError::into_inner);
         for trunk in &config.trunks {
             if names.trunks.len() < MAX_NAMES {
-                names.trunks.insert(trunk.name.clone());
+                names.trunks.insert(trunk.name.to_string());
             }
         }
         names.listeners = config

@@ -4,6 +4,7 @@ use super::labels::OTHER;
 use super::{Metrics, fold_code, fold_method};
 use edge_proto::event::{Cause, Direction, Event, EventKind};
 use edge_proto::id::CoreId;
+use edge_proto::sip::Method;
 use prometheus::{Histogram, IntCounter};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -11,9 +12,9 @@ use std::sync::Arc;
 /// What requests and responses of one sort are counted by.
 #[derive(PartialEq, Eq, Hash, Debug)]
 struct Sort {
-    /// Names by where they are: those of a series stay there.
+    /// Its name by where that is: that of a series stays there.
     trunk: usize,
-    method: usize,
+    method: Method,
     /// 0: a request.
     code: u16,
     direction: Direction,
@@ -23,8 +24,8 @@ struct Sort {
 struct Series {
     count: IntCounter,
     elapsed: Option<Histogram>,
-    /// Keep the names of their [`Sort`] where they are.
-    _names: (Arc<str>, Arc<str>),
+    /// Keeps the name of its [`Sort`] where it is.
+    _trunk: Arc<str>,
 }
 
 /// Series at hand; more than so many belong to names that changed.
@@ -70,7 +71,7 @@ impl Observer {
     fn series(
         &mut self,
         metrics: &Metrics,
-        (trunk, method): (&Arc<str>, &Arc<str>),
+        (trunk, method): (&Arc<str>, &Method),
         code: u16,
         direction: Direction,
     ) -> &Series {
@@ -81,13 +82,14 @@ impl Observer {
         }
         let sort = Sort {
             trunk: trunk.as_ptr().addr(),
-            method: method.as_ptr().addr(),
+            method: method.clone(),
             code,
             direction,
         };
         self.series.entry(sort).or_insert_with(|| {
-            let names = (trunk.clone(), method.clone());
-            let (trunk, method) = (metrics.labels.trunk(trunk), fold_method(method));
+            let name = trunk.clone();
+            let trunk = metrics.labels.trunk(trunk);
+            let method = fold_method(method.as_str());
             let direction = direction.as_str();
             let (count, elapsed) = match code {
                 0 => {
@@ -107,7 +109,7 @@ impl Observer {
             Series {
                 count,
                 elapsed,
-                _names: names,
+                _trunk: name,
             }
         })
     }

@@ -1,6 +1,7 @@
 use super::*;
 use crate::test_support::{call_with_transfer, config, trunk};
 use edge_proto::event::{Cause, Direction, Event, EventKind};
+use edge_proto::sip::Method;
 use edge_proto::time::{Duration, Instant};
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -34,7 +35,7 @@ fn value(metrics: &Metrics, series: &str) -> Option<f64> {
 fn response(trunk: &str, method: &str, code: u16) -> EventKind {
     EventKind::Response {
         trunk: Arc::from(trunk),
-        method: Arc::from(method),
+        method: Method::from_token(method),
         code,
         direction: Direction::Outbound,
         elapsed: Some(Duration::from_millis(300)),
@@ -52,7 +53,7 @@ fn exercise(metrics: &Metrics) {
         metrics,
         EventKind::Request {
             trunk: ai.clone(),
-            method: Arc::from("REFER"),
+            method: Method::Refer,
             direction: Direction::Inbound,
         },
     );
@@ -264,7 +265,7 @@ fn a_trunk_that_a_reload_brings_has_its_label_at_once() {
     let metrics = metrics();
     let mut observer = Observer::default();
     let name: Arc<str> = Arc::from("new");
-    let method: Arc<str> = Arc::from("BYE");
+    let method = Method::Bye;
     let mut request = || {
         let kind = EventKind::Request {
             trunk: name.clone(),

@@ -6,6 +6,7 @@ use super::clock::WallClock;
 use edge_proto::event::packed;
 use edge_proto::event::{CallId, Cause, Direction, Event, EventKind, LegNumber, LegRecord};
 use edge_proto::id::CoreId;
+use edge_proto::sip::Method;
 use edge_proto::time::Instant;
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
@@ -422,7 +423,7 @@ fn note_progress(leg: &mut Leg, kind: &EventKind, at: Instant) {
         direction,
         ..
     } = kind
-        && &**method == "INVITE"
+        && *method == Method::Invite
         && *direction != leg.direction
     {
         leg.responded(*code, at);

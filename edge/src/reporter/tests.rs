@@ -2,6 +2,7 @@ use super::*;
 use crate::handoff::{Sender, bounded};
 use crate::test_support::{CALL, call_with_transfer, config, event};
 use edge_proto::event::{Direction, EventKind};
+use edge_proto::sip::Method;
 use edge_proto::time::Instant;
 use serde_json::Value;
 use std::path::PathBuf;
@@ -159,7 +160,7 @@ fn events_of_no_call_are_counted_and_nothing_else() {
         None,
         EventKind::Request {
             trunk: Arc::from("ai"),
-            method: Arc::from("OPTIONS"),
+            method: Method::Options,
             direction: Direction::Inbound,
         },
     );

@@ -77,7 +77,7 @@ fn only_in(these: &Settings, those: &Settings) -> Vec<String> {
         .iter()
         .map(|trunk| &trunk.name)
         .filter(|name| those.protocol.trunk_named(name).is_none())
-        .cloned()
+        .map(ToString::to_string)
         .collect()
 }
 

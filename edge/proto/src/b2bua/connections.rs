@@ -272,7 +272,7 @@ impl Context {
             Stream {
                 framer,
                 listener: None,
-                trunk: Some(Arc::from(trunk.name.as_str())),
+                trunk: Some(trunk.name.clone()),
                 called: called.cloned().map(Arc::new),
                 transport,
                 local: SocketAddr::new(local, 0),

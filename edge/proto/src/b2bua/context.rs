@@ -22,7 +22,9 @@ use crate::timer::TimerQueue;
 use bytes::Bytes;
 use rand_chacha::ChaCha20Rng;
 use rand_core::{Rng, SeedableRng};
+use smallvec::SmallVec;
 use std::collections::{BTreeMap, VecDeque};
+use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -64,7 +66,7 @@ pub(crate) struct ServerUse {
 struct ServerFacts {
     call: Option<(CallKey, CallId, LegNumber)>,
     trunk: Arc<str>,
-    method: Arc<str>,
+    method: Method,
     received_at: Instant,
     /// Where it came from, for the Via of the answer.
     source: SocketAddr,
@@ -137,14 +139,14 @@ pub(crate) struct Context {
     pub resolve_serial: u64,
     /// Local tag -> the dialog's owner.
     dialogs: Table<Fingerprint, (CallKey, LegNumber)>,
-    names: Fingerprints,
+    pub names: Fingerprints,
     pub allocations: Table<AllocationId, (CallKey, LegNumber)>,
     /// Why connections failed, kept until the failures they caused have been told.
     pub hop_faults: BTreeMap<Hop, String>,
     pub parked_handoffs: Parked,
     clients: Table<ClientKey, ClientUse>,
     /// To-tags of those who answered an INVITE.
-    pub answers: BTreeMap<ClientKey, Vec<Box<str>>>,
+    pub answers: Table<ClientKey, SmallVec<[Fingerprint; 1]>>,
     servers: Table<ServerKey, ServerFacts>,
     rng: ChaCha20Rng,
 }
@@ -176,7 +178,7 @@ impl Context {
             hop_faults: BTreeMap::new(),
             parked_handoffs: Parked::default(),
             clients: Table::default(),
-            answers: BTreeMap::new(),
+            answers: Table::default(),
             servers: Table::default(),
             rng: ChaCha20Rng::from_seed(seed),
             owner_key: keys.owner,
@@ -235,16 +237,24 @@ impl Context {
     /// A tag for our side of a dialog: the core, then 128 random bits (RFC 3261 §19.3 asks for 32).
     pub fn tag(&mut self) -> String {
         let mut tag = String::with_capacity(34);
-        tag.push_str(&format!("{:02x}", self.core.0));
+        self.push_core(&mut tag);
         self.push_random_hex(&mut tag, 16);
         tag
     }
 
     /// A branch: magic cookie, the core, 96 random bits.
     pub fn branch(&mut self) -> String {
-        let mut branch = format!("{MAGIC_COOKIE}{:02x}", self.core.0);
+        let mut branch = String::with_capacity(MAGIC_COOKIE.len() + 26);
+        branch.push_str(MAGIC_COOKIE);
+        self.push_core(&mut branch);
         self.push_random_hex(&mut branch, 12);
         branch
+    }
+
+    /// Two hex digits that tell whose a name of ours is.
+    fn push_core(&self, text: &mut String) {
+        // Writing to a String cannot fail.
+        let _ = write!(text, "{:02x}", self.core.0);
     }
 
     /// A number in `0..bound`.
@@ -304,7 +314,7 @@ impl Context {
             Some(user.leg),
             EventKind::Request {
                 trunk: user.trunk.clone(),
-                method: Arc::from(user.method.as_str()),
+                method: user.method.clone(),
                 direction: Direction::Outbound,
             },
         );
@@ -386,7 +396,7 @@ impl Context {
             ServerFacts {
                 call: None,
                 trunk,
-                method: Arc::from(request.cseq().method.as_str()),
+                method: request.cseq().method.clone(),
                 received_at: self.now,
                 source: origin.remote,
                 transport: origin.transport,

@@ -67,7 +67,7 @@ impl B2bua {
                 Some(user.leg),
                 EventKind::Response {
                     trunk: user.trunk.clone(),
-                    method: Arc::from(user.method.as_str()),
+                    method: user.method.clone(),
                     code,
                     direction: Direction::Inbound,
                     elapsed,
@@ -227,7 +227,7 @@ impl B2bua {
                 .cx
                 .config
                 .trunk(only)
-                .map_or_else(|| Arc::from(NO_TRUNK), |t| Arc::from(t.name.as_str())),
+                .map_or_else(|| Arc::from(NO_TRUNK), |t| t.name.clone()),
             _ => Arc::from(NO_TRUNK),
         }
     }
@@ -302,7 +302,7 @@ impl B2bua {
         let names: Vec<&str> = set
             .iter()
             .filter_map(|id| self.cx.config.trunk(id))
-            .map(|trunk| trunk.name.as_str())
+            .map(|trunk| &*trunk.name)
             .collect();
         names.join(", ")
     }
@@ -373,7 +373,7 @@ impl B2bua {
 pub(crate) fn received(trunk: Arc<str>, method: &Method) -> EventKind {
     EventKind::Request {
         trunk,
-        method: Arc::from(method.as_str()),
+        method: method.clone(),
         direction: Direction::Inbound,
     }
 }

@@ -19,7 +19,7 @@ impl B2bua {
         let Some(stream) = self.cx.connections.get_mut(connection) else {
             return;
         };
-        stream.framer.push(&bytes);
+        stream.framer.push_bytes(bytes);
         // One message may close the connection, so it is looked up again for each.
         while let Some(stream) = self.cx.connections.get_mut(connection) {
             match stream.framer.next() {
@@ -34,7 +34,8 @@ impl B2bua {
                         local: stream.local,
                         remote: stream.remote,
                     };
-                    self.on_raw(origin, raw);
+                    // A copy of its own: a call that keeps it would keep all that was received with it.
+                    self.on_raw(origin, Bytes::copy_from_slice(&raw));
                 }
                 Ok(Some(Frame::KeepAlivePing)) => self.cx.outputs.push_back(Output::Transmit {
                     connection,

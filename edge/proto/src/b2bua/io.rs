@@ -122,7 +122,7 @@ pub struct TlsTarget {
     /// DNS name or IP literal that the certificate must carry: the host of the trunk's `uri`.
     pub server_name: String,
     /// Selects `tls_ca`, `tls_certificate`, `tls_private_key`.
-    pub trunk: String,
+    pub trunk: Arc<str>,
 }
 
 /// A host to locate. IP literals never get here.

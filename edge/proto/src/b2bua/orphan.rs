@@ -5,6 +5,7 @@ use super::connections::Origin;
 use super::context::{ClientPurpose, Context};
 use crate::sip::transaction::ClientKey;
 use crate::sip::{HeaderName, Message, Method, RequestBuilder};
+use smallvec::smallvec;
 
 /// Endpoints of one INVITE that are told apart; more than any phone rings at.
 const MAX_ANSWERS: usize = 32;
@@ -13,11 +14,14 @@ impl Context {
     /// Notes who answered an INVITE. True: nobody with this tag did before.
     pub fn is_new_answer(&mut self, key: ClientKey, response: &Message) -> bool {
         let tag = response.to_tag().unwrap_or_default();
-        let tags = self.answers.entry(key).or_default();
-        if tags.len() >= MAX_ANSWERS || tags.iter().any(|known| &**known == tag) {
-            return false;
+        let tag = self.names.begin(b'a').text(tag).finish();
+        match self.answers.get_mut(&key) {
+            None => {
+                self.answers.insert(key, smallvec![tag]);
+            }
+            Some(known) if known.len() >= MAX_ANSWERS || known.contains(&tag) => return false,
+            Some(known) => known.push(tag),
         }
-        tags.push(Box::from(tag));
         true
     }
 

@@ -34,7 +34,7 @@ impl B2bua {
             self.cx.reply_retry_after(key, request, 503);
             return Admission::Answered;
         }
-        let Ok(Uri::Sip(uri)) = Uri::parse(request.request_uri().unwrap_or_default()) else {
+        let Some(Uri::Sip(uri)) = request.uri() else {
             // RFC 3261 §8.2.2.1: any scheme but sip and sips.
             self.cx.reply(key, request, 416);
             return Admission::Answered;
@@ -153,7 +153,7 @@ impl Context {
         outcome: &'static str,
     ) {
         let (call, leg) = whose.unzip();
-        let trunk = Arc::from(trunk.name.as_str());
+        let trunk = trunk.name.clone();
         self.event(call, leg, EventKind::Digest { trunk, outcome });
     }
 

@@ -8,7 +8,7 @@ use crate::b2bua::{ClientPurpose, ClientUse, Context, Hop, Origin, PRODUCT, Time
 use crate::event::{Cause, HangupBy, LegNumber};
 use crate::sdp::{self, Answer};
 use crate::sip::auth::{self, AnswerError};
-use crate::sip::dialog::{Dialog, ViaLine};
+use crate::sip::dialog::ViaLine;
 use crate::sip::transaction::ClientKey;
 use crate::sip::{HeaderName, Message, Method};
 
@@ -27,7 +27,7 @@ impl Call {
         message: &Message,
     ) {
         let code = message.status().unwrap_or_default();
-        let Some(l) = self.legs.get_mut(&leg) else {
+        let Some(l) = self.legs.get_mut(leg) else {
             return;
         };
         cx.cancel_timer(self.key, leg, TimerKind::Auth);
@@ -68,7 +68,7 @@ impl Call {
     }
 
     fn on_provisional(&mut self, cx: &mut Context, leg: LegNumber, code: u16, message: &Message) {
-        let Some(l) = self.legs.get_mut(&leg) else {
+        let Some(l) = self.legs.get_mut(leg) else {
             return;
         };
         l.ring.get_or_insert(cx.now);
@@ -86,11 +86,11 @@ impl Call {
         if body.is_empty() {
             return None;
         }
-        let local = self.legs.get(&leg)?.media.local.clone()?;
-        match Answer::parse(&body, &local) {
+        let local = self.legs.get(leg)?.media.local.clone()?;
+        match Answer::parse(body, &local) {
             Ok(answer) if sdp::has_speech(&answer.audio().codecs) => {
                 let remote = answer.audio().clone();
-                if let Some(l) = self.legs.get_mut(&leg) {
+                if let Some(l) = self.legs.get_mut(leg) {
                     l.media.codec = speech_name(&remote.codecs);
                 }
                 self.set_remote(cx, leg, remote);
@@ -121,12 +121,12 @@ impl Call {
                 HangupBy::Edge,
                 "the 2xx has no usable Contact",
             );
-            if let Some(l) = self.legs.get_mut(&leg) {
+            if let Some(l) = self.legs.get_mut(leg) {
                 l.state = LegState::Over;
             }
             return self.leg_failed(cx, leg, outcome);
         }
-        if let Some(l) = self.legs.get_mut(&leg).filter(|l| l.has_left_early()) {
+        if let Some(l) = self.legs.get_mut(leg).filter(|l| l.has_left_early()) {
             l.state = LegState::Over;
             let outcome = Outcome::new(
                 None,
@@ -137,10 +137,7 @@ impl Call {
             return self.leg_failed(cx, leg, outcome);
         }
         let taken = self.take_answer(cx, leg, message);
-        let early = self
-            .legs
-            .get(&leg)
-            .is_some_and(|l| l.media.remote.is_some());
+        let early = self.legs.get(leg).is_some_and(|l| l.media.remote.is_some());
         if taken == Some(false) || (taken.is_none() && !early) {
             let outcome = Outcome::new(
                 None,
@@ -159,17 +156,13 @@ impl Call {
 
     /// Builds the dialog of a 2xx and ACKs it.
     fn confirm(&mut self, cx: &mut Context, leg: LegNumber, message: &Message) -> bool {
-        let Some(l) = self.legs.get_mut(&leg) else {
+        let Some(l) = self.legs.get_mut(leg) else {
             return false;
         };
         let Some(origination) = l.origination.take() else {
             return false;
         };
-        let dialog = l
-            .sent_invite
-            .as_ref()
-            .and_then(|invite| Dialog::uac(invite, message).ok());
-        let Some(mut dialog) = dialog else {
+        let Some(mut dialog) = l.dialog_by(message) else {
             l.origination = Some(origination);
             return false;
         };
@@ -193,7 +186,7 @@ impl Call {
     /// The answer crossed our CANCEL: the dialog that nobody wants any more is made, and ended.
     fn on_crossed_2xx(&mut self, cx: &mut Context, leg: LegNumber, message: &Message) {
         let bye = self.disown_2xx(cx, leg, message);
-        let Some(l) = self.legs.get_mut(&leg) else {
+        let Some(l) = self.legs.get_mut(leg) else {
             return;
         };
         l.sip_status = message.status();
@@ -206,7 +199,7 @@ impl Call {
 
     /// A 2xx after the first: the same one again is ACKed again; another fork's is ACKed and ended (RFC 3261 §13.2.2.4).
     fn on_repeated_2xx(&mut self, cx: &mut Context, leg: LegNumber, message: &Message) {
-        let Some(l) = self.legs.get(&leg) else {
+        let Some(l) = self.legs.get(leg) else {
             return;
         };
         let tag = message.to_tag().unwrap_or_default();
@@ -240,8 +233,8 @@ impl Call {
     ) -> Option<ClientKey> {
         let key = self.key;
         let id = self.id.clone();
-        let l = self.legs.get_mut(&leg)?;
-        let mut dialog = Dialog::uac(l.sent_invite.as_ref()?, message).ok()?;
+        let l = self.legs.get_mut(leg)?;
+        let mut dialog = l.dialog_by(message)?;
         let hop = cx.dialog_hop(dialog.next_hop(), l.reach())?;
         let ack = l.build_ack(cx, &mut dialog, message.cseq().number)?;
         cx.transmit(hop, ack.clone());
@@ -283,7 +276,7 @@ impl Call {
                 HeaderName::ProxyAuthorization,
             )
         };
-        let Some(l) = self.legs.get_mut(&leg) else {
+        let Some(l) = self.legs.get_mut(leg) else {
             return;
         };
         let trunk = l.trunk.clone();
@@ -346,7 +339,7 @@ impl Call {
     /// A final refusal: the next address where the server is at fault, else the end of the leg.
     fn on_invite_rejected(&mut self, cx: &mut Context, leg: LegNumber, outcome: Outcome) {
         let elsewhere = outcome.try_elsewhere();
-        if let Some(l) = self.legs.get_mut(&leg) {
+        if let Some(l) = self.legs.get_mut(leg) {
             l.sip_status = outcome.code;
         }
         if elsewhere && let Some(origination) = self.origination(leg) {
@@ -364,7 +357,7 @@ impl Call {
         hop: Hop,
         transport: bool,
     ) {
-        let Some(l) = self.legs.get_mut(&leg) else {
+        let Some(l) = self.legs.get_mut(leg) else {
             return;
         };
         if l.state == LegState::Cancelling {

@@ -6,16 +6,18 @@ use super::setup::{ANONYMOUS, CallerIdentity};
 use crate::b2bua::{ALLOW, Candidate, Context, PRODUCT};
 use crate::config::{PresentAs, PresentedCredentials, Transport, TrunkUri};
 use crate::sdp::{Codec, LocalDescription};
-use crate::sip::dialog::{Dialog, ViaLine};
-use crate::sip::{HeaderName, Host, Method, NameAddr, RequestBuilder, SipUri};
+use crate::sip::dialog::{Dialog, SentRequest, ViaLine, party};
+use crate::sip::{HeaderName, Host, Message, Method, NameAddr, RequestBuilder, SipUri};
 use crate::time::Duration;
+use compact_str::CompactString;
+use std::fmt::Write as _;
 use std::net::SocketAddr;
 
 /// What the INVITE of a new leg says.
 #[derive(Clone, Debug)]
 pub(crate) struct InviteTemplate {
     /// User part of the Request-URI and of To.
-    pub number: String,
+    pub number: CompactString,
     pub caller: CallerIdentity,
     /// Further headers, in order, the trunk's own among them.
     pub headers: Vec<(String, String)>,
@@ -30,7 +32,32 @@ pub(crate) struct InviteTemplate {
     pub families: Families,
 }
 
+/// The INVITE that was sent last, as far as its answers need it.
+#[derive(Clone, Debug)]
+pub(crate) struct SentInvite {
+    uri: String,
+    /// From and To, as a dialog has them.
+    local: String,
+    remote: String,
+    cseq: u32,
+    credentials: Option<(HeaderName, String)>,
+}
+
 impl Leg {
+    /// The dialog that an answer to our INVITE makes. `None`: it makes none, or there was no INVITE.
+    pub(super) fn dialog_by(&self, answer: &Message) -> Option<Dialog> {
+        let sent = self.sent_invite.as_ref()?;
+        let request = SentRequest {
+            uri: &sent.uri,
+            call_id: &self.sip_call_id,
+            local_tag: &self.local_tag,
+            local: &sent.local,
+            remote: &sent.remote,
+            number: sent.cseq,
+        };
+        Dialog::uac(request, answer).ok()
+    }
+
     /// The Via of our next request in this leg's transport.
     pub(super) fn via(&self, cx: &Context) -> Option<(Transport, String)> {
         let hop = self.hop?;
@@ -63,21 +90,27 @@ impl Leg {
         let trunk = self.trunk.clone();
         let origination = self.origination.as_deref_mut()?;
         let template = &origination.template;
-        if origination.from.is_empty() {
-            let caller = match &trunk.present_as {
-                PresentAs::Caller => template.caller.clone(),
-                PresentAs::Fixed(number) => CallerIdentity {
-                    display: None,
-                    user: Some(number.clone()),
-                },
-            };
-            origination.from = from_value(&caller, advertised, located.uri.sips);
+        if origination.to.is_empty() {
             origination.to = format!("<{}>", plain_uri(&located.uri, &template.number));
         }
+        let from = origination.from.get_or_insert_with(|| {
+            let (display, user) = match &trunk.present_as {
+                PresentAs::Caller => (&template.caller.display, template.caller.user.as_deref()),
+                PresentAs::Fixed(number) => (&None, Some(number.as_str())),
+            };
+            from_value(display, user, advertised, located.uri.sips)
+        });
+        self.sent_invite = Some(SentInvite {
+            uri: request_uri.clone(),
+            local: party(from),
+            remote: origination.to.clone(),
+            cseq: origination.cseq,
+            credentials: origination.authorization.clone(),
+        });
         let mut request = RequestBuilder::new(&Method::Invite, &request_uri)
             .header(
                 HeaderName::Via,
-                format!(
+                format_args!(
                     "SIP/2.0/{} {advertised};branch={branch}{}",
                     located.uri.transport.via_name(),
                     if located.uri.transport == Transport::Udp {
@@ -90,11 +123,14 @@ impl Leg {
             .header(HeaderName::MaxForwards, template.max_forwards)
             .header(
                 HeaderName::From,
-                format!("{};tag={}", origination.from, self.local_tag),
+                format_args!("{from};tag={}", self.local_tag),
             )
             .header(HeaderName::To, &origination.to)
             .header(HeaderName::CallId, &self.sip_call_id)
-            .header(HeaderName::CSeq, format!("{} INVITE", origination.cseq))
+            .header(
+                HeaderName::CSeq,
+                format_args!("{} INVITE", origination.cseq),
+            )
             .header(HeaderName::Contact, &self.contact)
             .header(HeaderName::Allow, ALLOW)
             .header(HeaderName::Supported, "norefersub")
@@ -126,13 +162,12 @@ impl Leg {
             branch: &branch,
         };
         // RFC 3261 §22.1: the ACK carries the INVITE's credentials, since it cannot be challenged.
-        let credentials = [HeaderName::Authorization, HeaderName::ProxyAuthorization];
-        let mut ack = dialog.ack(cseq, &via);
-        if let Some(invite) = &self.sent_invite {
-            for name in credentials {
-                ack = ack.maybe(name, invite.header(name));
-            }
-        }
+        let ack = dialog.ack(cseq, &via);
+        let sent = self.sent_invite.as_ref();
+        let ack = match sent.and_then(|invite| invite.credentials.as_ref()) {
+            Some((name, value)) => ack.header(*name, value),
+            None => ack,
+        };
         Some(ack.build())
     }
 }
@@ -141,25 +176,29 @@ impl Leg {
 pub(super) fn sip_uri(sips: bool, user: Option<&str>, host: Host) -> SipUri {
     let mut uri = SipUri::new(host);
     uri.sips = sips;
-    uri.user = user.map(str::to_owned);
+    uri.user = user.map(CompactString::from);
     uri
 }
 
 /// A configured host; the configuration check has refused what is none.
 pub(super) fn host_of(text: &str) -> Host {
-    Host::parse_lenient(text).unwrap_or_else(|_| Host::Name("invalid".to_owned()))
+    Host::parse_lenient(text).unwrap_or_else(|_| Host::Name("invalid".into()))
 }
 
 /// `user` at the trunk's own host, port and transport.
 fn target_uri(uri: &TrunkUri, user: &str) -> String {
     let mut text = plain_uri(uri, user);
+    text.reserve_exact(20);
+    // Writing to a String cannot fail.
     if let Some(port) = uri.port {
-        text.push_str(&format!(":{port}"));
+        let _ = write!(text, ":{port}");
     }
     match uri.transport {
         Transport::Tls if uri.sips => {}
         Transport::Udp => {}
-        transport => text.push_str(&format!(";transport={}", transport.uri_name())),
+        transport => {
+            let _ = write!(text, ";transport={}", transport.uri_name());
+        }
     }
     text
 }
@@ -169,11 +208,16 @@ fn plain_uri(uri: &TrunkUri, user: &str) -> String {
     sip_uri(uri.sips, Some(user), host_of(&uri.host)).to_string()
 }
 
-fn from_value(caller: &CallerIdentity, advertised: SocketAddr, sips: bool) -> String {
-    let user = caller.user.as_deref().unwrap_or(ANONYMOUS);
+fn from_value(
+    display: &Option<CompactString>,
+    user: Option<&str>,
+    advertised: SocketAddr,
+    sips: bool,
+) -> NameAddr {
+    let user = user.unwrap_or(ANONYMOUS);
     let mut from = NameAddr::new(sip_uri(sips, Some(user), advertised.ip().into()));
-    from.display = caller.display.clone();
-    from.to_string()
+    from.display.clone_from(display);
+    from
 }
 
 fn contact_address(contact: &str) -> Option<SocketAddr> {

@@ -1,6 +1,7 @@
 //! One leg: a dialog with one peer, its media, and the facts its CDR line will tell.
 
 use crate::b2bua::{Candidate, Hop, Reach};
+use crate::call::invite::SentInvite;
 use crate::call::media::LegMedia;
 use crate::call::notify::Notifier;
 use crate::call::originate::Origination;
@@ -15,6 +16,7 @@ use crate::sip::transaction::{ClientKey, ServerKey};
 use crate::sip::{Message, Method};
 use crate::time::Instant;
 use bytes::Bytes;
+use compact_str::CompactString;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -114,8 +116,8 @@ pub(crate) struct Leg {
     pub sip_call_id: String,
     pub local_tag: String,
     /// `From` and `To` users for the CDR.
-    pub from: String,
-    pub to: String,
+    pub from: CompactString,
+    pub to: CompactString,
     /// Whom a transfer target is shown when this leg is transferred.
     pub identity: CallerIdentity,
     pub dialog: Option<Dialog>,
@@ -138,7 +140,7 @@ pub(crate) struct Leg {
     pub awaited_ack: Option<AwaitedAck>,
     pub modification: Modification,
     /// Our INVITE, which later 2xx (of forks) make dialogs with.
-    pub sent_invite: Option<Message>,
+    pub sent_invite: Option<SentInvite>,
     /// The ACK to our INVITE's 2xx, sent again when the 2xx is.
     pub last_ack: Option<Bytes>,
     /// Dialogs of further answers to our INVITE, which were ended at once.
@@ -179,13 +181,13 @@ impl Leg {
         Leg {
             number,
             direction,
-            label: Arc::from(trunk.name.as_str()),
+            label: trunk.name.clone(),
             trunk,
             state,
             sip_call_id: String::new(),
             local_tag: String::new(),
-            from: String::new(),
-            to: String::new(),
+            from: CompactString::default(),
+            to: CompactString::default(),
             identity: CallerIdentity::default(),
             dialog: None,
             contact: String::new(),
@@ -315,8 +317,8 @@ impl Leg {
             direction: self.direction,
             trunk: self.label.clone(),
             sip_call_id: self.sip_call_id.clone(),
-            from: self.from.clone(),
-            to: self.to.clone(),
+            from: self.from.to_string(),
+            to: self.to.to_string(),
             source: self.peer,
             start: self.start,
             ring: self.ring,
@@ -328,7 +330,7 @@ impl Leg {
             refers: self.refers.clone(),
             transfer: self.transfer.clone(),
             media: self.media.stats.map(|stats| MediaRecord {
-                codec: self.media.codec.clone(),
+                codec: self.media.codec.as_ref().map(ToString::to_string),
                 encryption: "none",
                 lane: "io_uring",
                 stats,

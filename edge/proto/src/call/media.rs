@@ -6,6 +6,7 @@ use crate::event::{Cause, EventKind, LegNumber};
 use crate::relay::{MediaCommand, MediaEvent, MediaStats, RemoteMedia};
 use crate::sdp::{self, Codec, Direction, LocalDescription, RemoteAudio, Shape};
 use crate::time::Duration;
+use compact_str::CompactString;
 
 /// Ports tried for one leg before it fails.
 const MAX_BIND_TRIES: u8 = 5;
@@ -35,7 +36,7 @@ pub(crate) struct LegMedia {
     /// The `m=` lines of the session, whose number and order never change (RFC 3264 §8).
     pub shape: Shape,
     /// Encoding name in use, for the CDR.
-    pub codec: Option<String>,
+    pub codec: Option<CompactString>,
     pub stats: Option<MediaStats>,
     /// `Close` was sent and `Closed` is awaited.
     pub closing: bool,
@@ -116,7 +117,7 @@ impl Call {
     /// `false`: no media address of that family, or no port is free.
     pub(super) fn open_media(&mut self, cx: &mut Context, leg: LegNumber, family: Family) -> bool {
         let key = self.key;
-        let Some(l) = self.legs.get_mut(&leg) else {
+        let Some(l) = self.legs.get_mut(leg) else {
             return false;
         };
         let Some(lease) = cx.leases.lease(family) else {
@@ -137,7 +138,7 @@ impl Call {
     /// Closes the leg's sockets; its CDR line follows with their counters.
     pub(super) fn close_media(&mut self, cx: &mut Context, leg: LegNumber) {
         let key = self.key;
-        let Some(l) = self.legs.get_mut(&leg) else {
+        let Some(l) = self.legs.get_mut(leg) else {
             return;
         };
         if l.media.closing {
@@ -157,7 +158,7 @@ impl Call {
     pub(crate) fn on_media(&mut self, cx: &mut Context, leg: LegNumber, event: MediaEvent) {
         match event {
             MediaEvent::Opened { .. } => {
-                let Some(l) = self.legs.get_mut(&leg) else {
+                let Some(l) = self.legs.get_mut(leg) else {
                     return;
                 };
                 l.media.opened = true;
@@ -171,7 +172,7 @@ impl Call {
             }
             MediaEvent::Timeout { .. } => self.on_media_timeout(cx, leg),
             MediaEvent::Closed { stats, .. } => {
-                if let Some(l) = self.legs.get_mut(&leg) {
+                if let Some(l) = self.legs.get_mut(leg) {
                     l.media.stats = Some(stats);
                 }
                 self.media_closed(cx, leg);
@@ -182,7 +183,7 @@ impl Call {
     /// The port is free again and the CDR line can be written.
     pub(super) fn media_closed(&mut self, cx: &mut Context, leg: LegNumber) {
         cx.cancel_timer(self.key, leg, TimerKind::MediaClosed);
-        if let Some(l) = self.legs.get_mut(&leg)
+        if let Some(l) = self.legs.get_mut(leg)
             && let Some(lease) = l.media.lease.take()
         {
             l.media.closing = false;
@@ -195,7 +196,7 @@ impl Call {
     }
 
     fn reopen_media(&mut self, cx: &mut Context, leg: LegNumber, family: Family) {
-        let alive = self.legs.get_mut(&leg).is_some_and(|l| {
+        let alive = self.legs.get_mut(leg).is_some_and(|l| {
             l.media.local = None;
             l.media.said = None;
             l.media.told = None;
@@ -208,7 +209,7 @@ impl Call {
     }
 
     fn on_open_failed(&mut self, cx: &mut Context, leg: LegNumber, reason: String) {
-        let Some(l) = self.legs.get_mut(&leg) else {
+        let Some(l) = self.legs.get_mut(leg) else {
             return;
         };
         let tries = l.media.tries;
@@ -244,7 +245,7 @@ impl Call {
         let bridged = self.other(leg).is_some() && self.transferor() != Some(leg);
         let silent = self
             .legs
-            .get(&leg)
+            .get(leg)
             .is_some_and(|l| l.is_answered() && l.media.speaks() && l.media.listens());
         if bridged && silent {
             self.note(
@@ -260,7 +261,7 @@ impl Call {
 
     /// Takes in what the peer's SDP says, and tells the media thread where the peer is.
     pub(super) fn set_remote(&mut self, cx: &mut Context, leg: LegNumber, remote: RemoteAudio) {
-        let Some(l) = self.legs.get_mut(&leg) else {
+        let Some(l) = self.legs.get_mut(leg) else {
             return;
         };
         for codec in &remote.codecs {
@@ -288,7 +289,7 @@ impl Call {
 
     /// Tells the media thread where the peer is.
     fn tell_remote(&self, cx: &mut Context, leg: LegNumber) {
-        let media = self.legs.get(&leg).map(|l| &l.media);
+        let media = self.legs.get(leg).map(|l| &l.media);
         let media = media.filter(|media| !media.closing);
         let Some((lease, mut remote)) = media.and_then(|m| m.lease.as_ref().zip(m.told)) else {
             return;
@@ -307,7 +308,7 @@ impl Call {
     /// who sends from there is not known for now, and would be heard for the rest of the call. Only the address that the
     /// answer in use names is heard, until [`FORK`] is over; then whoever sends is found anew.
     pub(super) fn fork_may_speak(&mut self, cx: &mut Context, leg: LegNumber) {
-        if let Some(l) = self.legs.get_mut(&leg) {
+        if let Some(l) = self.legs.get_mut(leg) {
             l.media.contested = true;
         }
         self.tell_remote(cx, leg);
@@ -315,7 +316,7 @@ impl Call {
     }
 
     pub(super) fn fork_is_silent(&mut self, cx: &mut Context, leg: LegNumber) {
-        if let Some(l) = self.legs.get_mut(&leg) {
+        if let Some(l) = self.legs.get_mut(leg) {
             l.media.contested = false;
         }
         self.tell_remote(cx, leg);
@@ -326,7 +327,7 @@ impl Call {
         let Some((a, b)) = self.bridge else {
             return;
         };
-        let (Some(a), Some(b)) = (self.legs.get(&a), self.legs.get(&b)) else {
+        let (Some(a), Some(b)) = (self.legs.get(a), self.legs.get(b)) else {
             return;
         };
         let (Some(lease_a), Some(lease_b)) = (&a.media.lease, &b.media.lease) else {
@@ -342,7 +343,7 @@ impl Call {
 }
 
 /// The name of the codec that is spoken, for the CDR.
-pub(super) fn speech_name(codecs: &[Codec]) -> Option<String> {
+pub(super) fn speech_name(codecs: &[Codec]) -> Option<CompactString> {
     let speech = codecs.iter().find(|codec| codec.is_speech())?;
     Some(speech.name.clone())
 }

@@ -7,6 +7,7 @@ mod admission;
 mod answer;
 mod invite;
 mod leg;
+mod legs;
 mod media;
 mod modify;
 mod notify;
@@ -30,9 +31,9 @@ use crate::sip::transaction::ServerKey;
 use crate::sip::{HeaderName, Message, Method};
 use crate::trunk::TrunkSet;
 use leg::{Leg, LegState};
+use legs::Legs;
 use refer::{Standing, Transfer};
 use setup::Setup;
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// Index of a call in its core's table; the generation tells a late message for an earlier user of the slot.
@@ -49,7 +50,7 @@ const MAX_LEGS: LegNumber = 64;
 pub(crate) struct Call {
     pub key: CallKey,
     pub id: CallId,
-    legs: BTreeMap<LegNumber, Leg>,
+    legs: Legs,
     last_leg: LegNumber,
     /// The legs that hear each other.
     bridge: Option<(LegNumber, LegNumber)>,
@@ -69,7 +70,7 @@ impl Call {
         Call {
             key,
             id: Arc::from(cx.random_hex(16)),
-            legs: BTreeMap::new(),
+            legs: Legs::default(),
             last_leg: 0,
             bridge: None,
             setup: None,
@@ -83,7 +84,7 @@ impl Call {
 
     /// The trunk of a leg, for reports.
     pub fn leg_label(&self, leg: LegNumber) -> Option<Arc<str>> {
-        self.legs.get(&leg).map(|leg| leg.label.clone())
+        self.legs.get(leg).map(|leg| leg.label.clone())
     }
 
     pub(super) fn event(&self, cx: &mut Context, leg: LegNumber, kind: EventKind) {
@@ -115,7 +116,7 @@ impl Call {
             return None;
         }
         self.last_leg += 1;
-        self.legs.insert(self.last_leg, make(self.last_leg));
+        self.legs.push(make(self.last_leg));
         Some(self.last_leg)
     }
 
@@ -142,7 +143,7 @@ impl Call {
             return;
         };
         let listed = self.source_allowed(cx, leg, candidates);
-        let Some(l) = self.legs.get_mut(&leg) else {
+        let Some(l) = self.legs.get_mut(leg) else {
             return cx.reply(key, &request, 481);
         };
         let known = l.takes(&request);
@@ -204,7 +205,7 @@ impl Call {
         candidates: TrunkSet,
     ) -> bool {
         self.legs
-            .get(&leg)
+            .get(leg)
             .and_then(|leg| cx.config.trunk_named(&leg.trunk.name))
             .is_some_and(|trunk| candidates.contains(trunk.id))
     }
@@ -224,8 +225,7 @@ impl Call {
 
     /// Writes the CDR lines that are due and forgets legs with nothing left to do.
     pub fn advance(&mut self, cx: &mut Context) {
-        let mut done = Vec::new();
-        for (&number, leg) in &mut self.legs {
+        for leg in self.legs.iter_mut() {
             // A cancelled INVITE's final status is part of the record.
             let ended = leg.end.is_some() && leg.state != LegState::Cancelling;
             if ended && leg.media.lease.is_none() && !leg.recorded {
@@ -234,19 +234,15 @@ impl Call {
                 let record = leg.record(self.id.clone(), cx.now);
                 cx.event(
                     Some(self.id.clone()),
-                    Some(number),
+                    Some(leg.number),
                     EventKind::LegEnded(Box::new(record)),
                 );
             }
-            if leg.recorded && leg.state == LegState::Over {
-                done.push(number);
-            }
         }
-        for number in done {
-            if let Some(leg) = self.legs.remove(&number) {
-                cx.dialog_over(&leg.local_tag);
-                cx.forget_timers(self.key, number);
-            }
+        let is_done = |leg: &mut Leg| leg.recorded && leg.state == LegState::Over;
+        for leg in self.legs.extract(is_done) {
+            cx.dialog_over(&leg.local_tag);
+            cx.forget_timers(self.key, leg.number);
         }
     }
 

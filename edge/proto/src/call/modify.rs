@@ -25,7 +25,7 @@ pub(super) fn offer_in(request: &Message) -> Result<Option<Offer>, (u16, Cause)>
     if request.content_type().is_some() && !request.has_content_type(SDP) {
         return Err((415, Cause::Malformed));
     }
-    match Offer::parse(&body) {
+    match Offer::parse(body) {
         Ok(offer) => Ok(Some(offer)),
         Err(fault) => Err((fault.status(), fault.cause())),
     }
@@ -42,7 +42,7 @@ pub(super) fn fault_in(request: &Message, code: u16, cause: Cause) -> Option<Str
     {
         return Some(fault.to_string());
     }
-    match Offer::parse(&request.body()).err()? {
+    match Offer::parse(request.body()).err()? {
         SdpError::Malformed(_) => Some("a line of the session description is malformed".to_owned()),
         fault => Some(format!("the session description: {fault}")),
     }
@@ -62,7 +62,7 @@ impl Call {
         key: ServerKey,
         request: Message,
     ) {
-        let Some(l) = self.legs.get_mut(&leg) else {
+        let Some(l) = self.legs.get_mut(leg) else {
             return cx.reply(key, &request, 481);
         };
         if l.modification.offered.is_some() {
@@ -76,7 +76,7 @@ impl Call {
             Ok(answer) => answer,
             Err((code, cause)) => return self.refuse_change(cx, leg, key, &request, code, cause),
         };
-        let Some(l) = self.legs.get_mut(&leg) else {
+        let Some(l) = self.legs.get_mut(leg) else {
             return;
         };
         let owes = answer.is_none().then_some(Owed::Answer);
@@ -120,7 +120,7 @@ impl Call {
         if !self.source_allowed(cx, leg, candidates) {
             return;
         }
-        let Some(l) = self.legs.get_mut(&leg) else {
+        let Some(l) = self.legs.get_mut(leg) else {
             return;
         };
         let of_dialog = l.dialog.as_ref().is_some_and(|d| d.contains(request));
@@ -145,7 +145,7 @@ impl Call {
         owed: Owed,
         request: &Message,
     ) {
-        let Some(l) = self.legs.get_mut(&leg) else {
+        let Some(l) = self.legs.get_mut(leg) else {
             return;
         };
         let body = request.body();
@@ -153,7 +153,7 @@ impl Call {
             .media
             .local
             .as_ref()
-            .and_then(|local| Answer::parse_shaped(&body, local, &l.media.shape).ok());
+            .and_then(|local| Answer::parse_shaped(body, local, &l.media.shape).ok());
         if let Some(answer) = answer {
             let remote = answer.audio().clone();
             self.set_remote(cx, leg, remote);
@@ -182,7 +182,7 @@ impl Call {
         request: &Message,
     ) {
         let has_offer = !request.body().is_empty();
-        let Some(l) = self.legs.get_mut(&leg) else {
+        let Some(l) = self.legs.get_mut(leg) else {
             return cx.reply(key, request, 481);
         };
         let owed = l.awaited_ack.as_ref().is_some_and(|ack| ack.owes.is_some());
@@ -198,7 +198,7 @@ impl Call {
             Ok(answer) => answer,
             Err((code, cause)) => return self.refuse_change(cx, leg, key, request, code, cause),
         };
-        let Some(l) = self.legs.get_mut(&leg) else {
+        let Some(l) = self.legs.get_mut(leg) else {
             return;
         };
         if let Some(dialog) = l.dialog.as_mut() {
@@ -255,7 +255,7 @@ impl Call {
         };
         let l = self
             .legs
-            .get_mut(&leg)
+            .get_mut(leg)
             .ok_or((481, Cause::SignallingTimeout))?;
         let in_use = l
             .media
@@ -287,7 +287,7 @@ impl Call {
     /// Offers the leg something else in a re-INVITE, as soon as that may be; [`Call::on_reoffered`] hears the result. `false`: it
     /// cannot be sent.
     pub(super) fn reoffer(&mut self, cx: &mut Context, leg: LegNumber, reoffer: Reoffer) -> bool {
-        let Some(l) = self.legs.get_mut(&leg) else {
+        let Some(l) = self.legs.get_mut(leg) else {
             return false;
         };
         if l.state != LegState::Confirmed {
@@ -311,7 +311,7 @@ impl Call {
         let sent = self.send_in_dialog(cx, leg, purpose, method, |request| {
             request.header(HeaderName::Allow, ALLOW).body(SDP, &bytes)
         });
-        let (Some(client), Some(l)) = (sent, self.legs.get_mut(&leg)) else {
+        let (Some(client), Some(l)) = (sent, self.legs.get_mut(leg)) else {
             return false;
         };
         l.modification.offered = Some((client, offer, reoffer));
@@ -332,7 +332,7 @@ impl Call {
         }
         let Some((offer, reoffer)) = self
             .legs
-            .get_mut(&leg)
+            .get_mut(leg)
             .filter(|_| code >= 200)
             .and_then(|l| l.modification.finish(key))
         else {
@@ -359,10 +359,10 @@ impl Call {
         offer: LocalDescription,
         message: &Message,
     ) -> bool {
-        let Some(l) = self.legs.get_mut(&leg) else {
+        let Some(l) = self.legs.get_mut(leg) else {
             return false;
         };
-        let Ok(answer) = Answer::parse_shaped(&message.body(), &offer, &l.media.shape) else {
+        let Ok(answer) = Answer::parse_shaped(message.body(), &offer, &l.media.shape) else {
             return false;
         };
         l.media.accept(offer, answer.audio());
@@ -382,7 +382,7 @@ impl Call {
     ) {
         let next = self
             .legs
-            .get_mut(&leg)
+            .get_mut(leg)
             .and_then(|l| l.modification.waiting.take());
         match next {
             Some(next) if self.reoffer(cx, leg, next.clone()) => {}
@@ -394,7 +394,7 @@ impl Call {
     /// Ours met the peer's own (491). RFC 3261 §14.1: the owner of the Call-ID waits 2.1 to 4 s, the other side 0 to 2 s, in
     /// units of 10 ms.
     fn wait_after_glare(&mut self, cx: &mut Context, leg: LegNumber, reoffer: Reoffer) {
-        let Some(l) = self.legs.get_mut(&leg) else {
+        let Some(l) = self.legs.get_mut(leg) else {
             return;
         };
         l.modification.waiting.get_or_insert(Reoffer {
@@ -410,7 +410,7 @@ impl Call {
     }
 
     fn ack_reinvite(&mut self, cx: &mut Context, leg: LegNumber, message: &Message) {
-        let Some(l) = self.legs.get_mut(&leg) else {
+        let Some(l) = self.legs.get_mut(leg) else {
             return;
         };
         let Some(mut dialog) = l.dialog.take() else {
@@ -435,7 +435,7 @@ impl Call {
         key: ClientKey,
         transport: bool,
     ) {
-        let Some(l) = self.legs.get_mut(&leg) else {
+        let Some(l) = self.legs.get_mut(leg) else {
             return;
         };
         let Some((_, reoffer)) = l.modification.finish(key) else {
@@ -455,7 +455,7 @@ impl Call {
     pub(super) fn retry_reinvite(&mut self, cx: &mut Context, leg: LegNumber) {
         let next = self
             .legs
-            .get_mut(&leg)
+            .get_mut(leg)
             .filter(|l| l.modification.offered.is_none())
             .and_then(|l| l.modification.waiting.take());
         if let Some(next) = next
@@ -479,7 +479,7 @@ impl Call {
 
     /// The reason for a re-INVITE of this leg that has not been sent yet is gone.
     pub(super) fn withdraw_reoffer(&mut self, cx: &mut Context, leg: LegNumber) {
-        let Some(l) = self.legs.get_mut(&leg) else {
+        let Some(l) = self.legs.get_mut(leg) else {
             return;
         };
         let gone = |next: &mut Reoffer| next.purpose == ReofferPurpose::Transfer;

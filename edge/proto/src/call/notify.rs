@@ -91,7 +91,7 @@ impl Call {
     /// Queues a NOTIFY for the transferor and sends it if none is unanswered.
     pub(super) fn notify(&mut self, cx: &mut Context, leg: LegNumber, notice: Notice) {
         let key = self.key;
-        let Some(l) = self.legs.get_mut(&leg) else {
+        let Some(l) = self.legs.get_mut(leg) else {
             return self.final_notify_done(cx, leg);
         };
         if notice.is_final() {
@@ -107,7 +107,7 @@ impl Call {
 
     /// Sends the next NOTIFY, if none is unanswered.
     fn pump_notifier(&mut self, cx: &mut Context, leg: LegNumber) {
-        while let Some(l) = self.legs.get_mut(&leg) {
+        while let Some(l) = self.legs.get_mut(leg) {
             if l.state != LegState::Confirmed {
                 let owed = l.notifier.owes_outcome();
                 l.notifier.queue.clear();
@@ -157,7 +157,7 @@ impl Call {
             None => Some("the transferor cannot be reached".to_owned()),
         };
         self.note(cx, leg, "notify", detail, why);
-        let Some(l) = self.legs.get_mut(&leg) else {
+        let Some(l) = self.legs.get_mut(leg) else {
             return false;
         };
         let Some(client) = sent else {
@@ -209,7 +209,7 @@ impl Call {
         };
         let speaks = self
             .legs
-            .get(&leg)
+            .get(leg)
             .is_some_and(|l| l.state == LegState::Confirmed);
         let notice = sent.notice.clone();
         if transport && speaks && !sent.again && self.send_notice(cx, leg, sent.notice, true) {
@@ -221,13 +221,13 @@ impl Call {
     }
 
     fn take_in_flight(&mut self, leg: LegNumber, key: ClientKey) -> Option<InFlight> {
-        let notifier = &mut self.legs.get_mut(&leg)?.notifier;
+        let notifier = &mut self.legs.get_mut(leg)?.notifier;
         notifier.in_flight.take_if(|sent| sent.client == key)
     }
 
     /// A subscription is gone; the transfer goes on without it.
     fn stop_notifying(&mut self, cx: &mut Context, leg: LegNumber, told: &Notice, what: String) {
-        if let Some(l) = self.legs.get_mut(&leg) {
+        if let Some(l) = self.legs.get_mut(leg) {
             l.notifier.dead.push(told.event.clone());
         }
         self.note(cx, leg, "notify", what, None);
@@ -243,7 +243,7 @@ impl Call {
     /// The transferor was given its time. A final NOTIFY that still waits behind an unanswered one is sent now: who answers
     /// nothing may listen all the same. Not so where that one has not had its own time, as behind an earlier transfer's last.
     pub(super) fn on_final_notify_timeout(&mut self, cx: &mut Context, leg: LegNumber) {
-        if let Some(l) = self.legs.get_mut(&leg) {
+        if let Some(l) = self.legs.get_mut(leg) {
             let sent_at = l.notifier.in_flight.as_ref().map(|sent| sent.sent_at);
             let due = sent_at.map(|at| at + cx.config.sip.t1 * FINAL_WAIT_T1);
             if let Some(due) = due.filter(|due| *due > cx.now) {
@@ -264,7 +264,7 @@ impl Call {
     fn outcome_settled(&mut self, cx: &mut Context, leg: LegNumber) {
         let owes = self
             .legs
-            .get(&leg)
+            .get(leg)
             .is_some_and(|l| l.notifier.owes_outcome());
         if !owes {
             self.final_notify_done(cx, leg);
@@ -282,7 +282,7 @@ impl Call {
     ) {
         let waits = self
             .legs
-            .get_mut(&leg)
+            .get_mut(leg)
             .filter(|l| l.state == LegState::Confirmed && l.notifier.owes_outcome());
         match waits {
             Some(l) => {
@@ -295,7 +295,7 @@ impl Call {
     /// The transferor knows every outcome, or cannot be told: it is released if that was waited for.
     fn final_notify_done(&mut self, cx: &mut Context, leg: LegNumber) {
         cx.cancel_timer(self.key, leg, TimerKind::FinalNotify);
-        let released = self.legs.get_mut(&leg).and_then(|l| l.releasing.take());
+        let released = self.legs.get_mut(leg).and_then(|l| l.releasing.take());
         if let Some((cause, by)) = released {
             self.end_leg(cx, leg, cause, by);
         }

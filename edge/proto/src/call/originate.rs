@@ -10,7 +10,7 @@ use crate::config::{Trunk, TrunkUri};
 use crate::event::{Cause, Direction, EventKind, HangupBy, LegNumber};
 use crate::sdp::{self, LocalDescription};
 use crate::sip::transaction::ClientKey;
-use crate::sip::{HeaderName, Message, Method};
+use crate::sip::{HeaderName, Method, NameAddr};
 use crate::time::Duration;
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -31,7 +31,8 @@ pub(crate) struct Origination {
     pub cseq: u32,
     pub authorization: Option<(HeaderName, String)>,
     pub challenges: u8,
-    pub from: String,
+    /// As the INVITE says, but for the tag.
+    pub from: Option<NameAddr>,
     pub to: String,
     pub last: Outcome,
 }
@@ -48,7 +49,7 @@ impl Origination {
             cseq: 1 + cx.random_below(1 << 16),
             authorization: None,
             challenges: 0,
-            from: String::new(),
+            from: None,
             to: String::new(),
             last: Outcome::unreachable("no address"),
         }
@@ -60,7 +61,7 @@ impl Origination {
         self.authorization = None;
         self.challenges = 0;
         self.cseq += 1;
-        self.from.clear();
+        self.from = None;
         self.to.clear();
     }
 }
@@ -105,14 +106,14 @@ impl Call {
             cx,
             number,
             EventKind::LegStarted {
-                trunk: Arc::from(trunk.name.as_str()),
+                trunk: trunk.name.clone(),
                 direction: Direction::Outbound,
                 sip_call_id,
-                from,
-                to,
+                from: from.into(),
+                to: to.into(),
             },
         );
-        let Some(leg) = self.legs.get_mut(&number) else {
+        let Some(leg) = self.legs.get_mut(number) else {
             return Err((500, Cause::EdgeOverload));
         };
         if !leg.count() || !trunk.admit_rate(now) {
@@ -131,7 +132,7 @@ impl Call {
     }
 
     pub(super) fn origination(&mut self, leg: LegNumber) -> Option<&mut Origination> {
-        self.legs.get_mut(&leg)?.origination.as_deref_mut()
+        self.legs.get_mut(leg)?.origination.as_deref_mut()
     }
 
     /// The resolver's answer.
@@ -141,7 +142,7 @@ impl Call {
         leg: LegNumber,
         result: Result<Vec<SocketAddr>, String>,
     ) {
-        let Some(l) = self.legs.get_mut(&leg) else {
+        let Some(l) = self.legs.get_mut(leg) else {
             return;
         };
         if l.state != LegState::Preparing {
@@ -184,7 +185,7 @@ impl Call {
     /// Sends the INVITE to the next address, asks for the next URI's, or gives the leg up.
     pub(super) fn try_next_candidate(&mut self, cx: &mut Context, leg: LegNumber) {
         let key = self.key;
-        let Some(l) = self.legs.get_mut(&leg) else {
+        let Some(l) = self.legs.get_mut(leg) else {
             return;
         };
         let network = l.trunk.network;
@@ -246,7 +247,7 @@ impl Call {
 
     /// The media ports of a leg are open: what waited for them goes on.
     pub(super) fn on_media_opened(&mut self, cx: &mut Context, leg: LegNumber) {
-        match self.legs.get(&leg).map(|l| (l.state, l.direction)) {
+        match self.legs.get(leg).map(|l| (l.state, l.direction)) {
             Some((LegState::Preparing, Direction::Outbound)) => self.send_invite(cx, leg),
             Some((LegState::Incoming, _)) => self.on_caller_media_opened(cx, leg),
             _ => {}
@@ -267,7 +268,7 @@ impl Call {
         let key = self.key;
         let id = self.id.clone();
         let gone = || Outcome::unreachable("the leg is not being called");
-        let l = self.legs.get_mut(&leg).ok_or_else(gone)?;
+        let l = self.legs.get_mut(leg).ok_or_else(gone)?;
         let located = l.located.clone().ok_or_else(gone)?;
         let transport = located.uri.transport;
         let advertised = cx
@@ -302,7 +303,6 @@ impl Call {
         let bytes = l
             .build_invite(&branch, &located, advertised, &local)
             .ok_or_else(gone)?;
-        l.sent_invite = Message::parse(bytes.clone(), &cx.message_limits()).ok();
         let user = ClientUse {
             call: key,
             leg,

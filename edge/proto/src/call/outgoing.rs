@@ -18,7 +18,7 @@ impl Call {
         method: Method,
         fill: impl FnOnce(RequestBuilder) -> RequestBuilder,
     ) -> Option<ClientKey> {
-        let l = self.legs.get_mut(&leg)?;
+        let l = self.legs.get_mut(leg)?;
         let next_hop = l.dialog.as_ref()?.next_hop().to_owned();
         let hop = cx.dialog_hop(&next_hop, l.reach())?;
         l.hop = Some(hop);
@@ -50,7 +50,7 @@ impl Call {
 
     /// A connection is gone, perhaps one of another core that looks open from here.
     pub fn on_hop_lost(&mut self, leg: LegNumber, hop: Hop) {
-        if let Some(l) = self.legs.get_mut(&leg) {
+        if let Some(l) = self.legs.get_mut(leg) {
             l.hop = l.hop.filter(|&own| own != hop);
         }
     }

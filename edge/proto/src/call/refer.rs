@@ -78,7 +78,7 @@ impl Transfer {
     /// What is shown to `target` when it challenges: its own credentials, and for `via` those of the transferor where it has
     /// none. No other trunk ever sees these.
     fn present_to(&self, target: &Trunk) -> Option<PresentedCredentials> {
-        let via = self.policy.via.as_deref() == Some(target.name.as_str());
+        let via = self.policy.via.as_deref() == Some(&*target.name);
         let own = target.present.clone();
         own.or_else(|| self.trunk.present.clone().filter(|_| via))
     }
@@ -108,7 +108,7 @@ impl Call {
         standing: Standing,
     ) {
         let config = cx.config.clone();
-        let Some(l) = self.legs.get(&leg) else {
+        let Some(l) = self.legs.get(leg) else {
             return cx.reply(key, request, 481);
         };
         // The trunk's policy as it is now: a reload applies to the next REFER, not to the next call.
@@ -118,7 +118,7 @@ impl Call {
             .clone();
         let refer_to: Vec<&str> = request.headers(HeaderName::ReferTo).collect();
         let transferee = self.other(leg);
-        let stays = transferee.and_then(|n| self.legs.get(&n));
+        let stays = transferee.and_then(|n| self.legs.get(n));
         let pending = self.transfer_pending();
         let facts = ReferFacts {
             transferor: standing.known.then_some(&*trunk),
@@ -187,7 +187,7 @@ impl Call {
 
     /// Whether a transfer is under way, or its outcome not confirmed yet.
     fn transfer_pending(&self) -> bool {
-        self.transfer.is_some() || self.legs.values().any(|l| l.releasing.is_some())
+        self.transfer.is_some() || self.legs.iter().any(|l| l.releasing.is_some())
     }
 
     /// Records a verdict where the CDR and the timeline find it.
@@ -210,7 +210,7 @@ impl Call {
                 detail,
             },
         );
-        if let Some(l) = self.legs.get_mut(&leg)
+        if let Some(l) = self.legs.get_mut(leg)
             && l.refers.len() < policy::MAX_REFERS_TRIED as usize * 2
         {
             l.refers.push(ReferRecord {
@@ -243,7 +243,7 @@ impl Call {
         let attempts = 1 + policy.fallback.len() as u64;
         let expires_s = SUBSCRIPTION_SLACK_S
             + attempts * (policy.ring_timeout.as_secs() + policy.auth_timeout.as_secs() + 5);
-        let Some(l) = self.legs.get_mut(&transferor) else {
+        let Some(l) = self.legs.get_mut(transferor) else {
             return;
         };
         l.referred = Some(request.cseq().number);
@@ -312,7 +312,7 @@ impl Call {
         transfer.attempt += 1;
         let (id, attempt) = (transfer.id, transfer.attempt);
         let transferor = transfer.transferor;
-        let via: Arc<str> = Arc::from(target.trunk.name.as_str());
+        let via: Arc<str> = target.trunk.name.clone();
         self.event(
             cx,
             transferor,
@@ -331,7 +331,7 @@ impl Call {
                 };
                 transfer.target = Some(leg);
                 let ring = transfer.policy.ring_timeout;
-                if let Some(l) = self.legs.get_mut(&leg) {
+                if let Some(l) = self.legs.get_mut(leg) {
                     l.transfer = Some(TransferRecord {
                         id,
                         attempt,
@@ -381,7 +381,7 @@ impl Call {
         let leg = own.or_else(|| {
             let leg = self.add_leg(|n| {
                 let mut leg = Leg::new(n, Direction::Outbound, trunk.clone(), LegState::Over, now);
-                leg.to = number.clone();
+                leg.to = number.as_str().into();
                 leg.end = Some(now);
                 leg.cause = Some(cause);
                 leg
@@ -396,7 +396,7 @@ impl Call {
             self.event(cx, leg, kind);
             Some(leg)
         });
-        if let Some(l) = leg.and_then(|leg| self.legs.get_mut(&leg)) {
+        if let Some(l) = leg.and_then(|leg| self.legs.get_mut(leg)) {
             l.transfer = Some(record);
         }
     }
@@ -409,7 +409,7 @@ impl Call {
         let transfer = self.transfer.as_ref().ok_or((500, Cause::EdgeOverload))?;
         let transferee = self
             .legs
-            .get(&transfer.transferee)
+            .get(transfer.transferee)
             .ok_or((481, Cause::Cancelled))?;
         let families = transfer.families(&cx.config, transferee, &target.trunk)?;
         let codecs = offer_for(transferee, &target.trunk);
@@ -436,7 +436,7 @@ impl Call {
         headers.extend(copied.copied);
         headers.extend(copied.own);
         let template = InviteTemplate {
-            number: target.user.clone(),
+            number: target.user.as_str().into(),
             caller: transferee.identity.clone(),
             headers,
             codecs,
@@ -475,7 +475,7 @@ fn referred_by(request: &Message, contact: &str) -> String {
     }
     let user = match NameAddr::parse(request.from_header()).map(|from| from.uri) {
         Ok(Uri::Sip(uri)) => uri.user,
-        Ok(Uri::Tel(tel)) => Some(tel.number),
+        Ok(Uri::Tel(tel)) => Some(tel.number.into()),
         _ => None,
     };
     // Its host would show the platform's topology to the target.

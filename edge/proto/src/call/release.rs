@@ -28,7 +28,7 @@ impl Call {
             _ => 480,
         };
         let outcome = Outcome::new(None, cause, by, String::new());
-        match self.legs.get(&leg).map(|l| l.state) {
+        match self.legs.get(leg).map(|l| l.state) {
             Some(LegState::Incoming) => {
                 self.reject_incoming(cx, leg, Refusal { code, cause, by });
             }
@@ -40,7 +40,7 @@ impl Call {
     /// Ends an outbound or answered leg.
     pub(super) fn end_leg_as(&mut self, cx: &mut Context, leg: LegNumber, outcome: &Outcome) {
         let key = self.key;
-        let Some(l) = self.legs.get_mut(&leg) else {
+        let Some(l) = self.legs.get_mut(leg) else {
             return;
         };
         match l.state {
@@ -72,7 +72,7 @@ impl Call {
 
     /// Notes the end of a leg, once, and closes its media.
     pub(super) fn finish(&mut self, cx: &mut Context, leg: LegNumber, cause: Cause, by: HangupBy) {
-        let Some(l) = self.legs.get_mut(&leg) else {
+        let Some(l) = self.legs.get_mut(leg) else {
             return;
         };
         if l.end.is_none() {
@@ -92,7 +92,7 @@ impl Call {
         let sent = self.send_in_dialog(cx, leg, ClientPurpose::Bye, Method::Bye, |request| {
             request.header(HeaderName::Reason, &why)
         });
-        let Some(l) = self.legs.get_mut(&leg) else {
+        let Some(l) = self.legs.get_mut(leg) else {
             return;
         };
         l.bye = sent;
@@ -111,7 +111,7 @@ impl Call {
 
     /// Our BYE is out: the leg is over when it is answered, and at the latest when no answer can come any more.
     pub(super) fn await_bye(&mut self, cx: &mut Context, leg: LegNumber) {
-        if let Some(l) = self.legs.get_mut(&leg) {
+        if let Some(l) = self.legs.get_mut(leg) {
             l.state = LegState::Ending;
         }
         let at = cx.now + cx.transaction_timeout() + cx.config.sip.t4;
@@ -120,7 +120,7 @@ impl Call {
 
     /// A BYE was answered, or never will be. That of a fork ends nothing but the fork.
     pub fn on_bye_response(&mut self, cx: &mut Context, leg: LegNumber, key: ClientKey) {
-        if self.legs.get(&leg).is_some_and(|l| l.bye == Some(key)) {
+        if self.legs.get(leg).is_some_and(|l| l.bye == Some(key)) {
             self.leg_over(cx, leg);
         }
     }
@@ -133,7 +133,7 @@ impl Call {
         key: ClientKey,
         transport: bool,
     ) {
-        let Some(l) = self.legs.get_mut(&leg).filter(|l| l.bye == Some(key)) else {
+        let Some(l) = self.legs.get_mut(leg).filter(|l| l.bye == Some(key)) else {
             return;
         };
         let worth = transport && l.dialog.is_some() && l.is_listed(cx);
@@ -147,7 +147,7 @@ impl Call {
     /// Nothing is owed to the leg's peer any more.
     pub(super) fn leg_over(&mut self, cx: &mut Context, leg: LegNumber) {
         cx.cancel_timer(self.key, leg, TimerKind::LegEnd);
-        if let Some(l) = self.legs.get_mut(&leg) {
+        if let Some(l) = self.legs.get_mut(leg) {
             l.state = LegState::Over;
         }
     }
@@ -164,7 +164,7 @@ impl Call {
         } else {
             self.abandon_transfer(cx, cause);
         }
-        let legs: Vec<LegNumber> = self.legs.keys().copied().collect();
+        let legs: Vec<LegNumber> = self.legs.iter().map(|l| l.number).collect();
         for leg in legs {
             if self.is_listed(cx, leg) {
                 self.release_leg(cx, leg, cause, HangupBy::Edge);
@@ -176,13 +176,13 @@ impl Call {
 
     /// Whether the peer of a leg may still signal, under the present configuration.
     fn is_listed(&self, cx: &Context, leg: LegNumber) -> bool {
-        self.legs.get(&leg).is_some_and(|leg| leg.is_listed(cx))
+        self.legs.get(leg).is_some_and(|leg| leg.is_listed(cx))
     }
 
     /// A final refusal of the caller's INVITE.
     pub(super) fn reject_incoming(&mut self, cx: &mut Context, leg: LegNumber, refusal: Refusal) {
         let Refusal { code, cause, by } = refusal;
-        let Some(l) = self.legs.get_mut(&leg) else {
+        let Some(l) = self.legs.get_mut(leg) else {
             return;
         };
         if let Some((key, request)) = l.invite.take() {
@@ -226,7 +226,7 @@ impl Call {
         cx.reply(key, request, 200);
         let reason = request.header(HeaderName::Reason).map(str::to_owned);
         self.note(cx, leg, "hangup", "the peer hung up".to_owned(), reason);
-        let Some(l) = self.legs.get_mut(&leg) else {
+        let Some(l) = self.legs.get_mut(leg) else {
             return;
         };
         if l.state == LegState::Ending {
@@ -287,7 +287,7 @@ impl Call {
         request: &Message,
         why: Option<String>,
     ) {
-        let Some(l) = self.legs.get_mut(&leg) else {
+        let Some(l) = self.legs.get_mut(leg) else {
             return cx.reply(cancel, request, 481);
         };
         let response = cx.response(request, 200, Some(&l.local_tag));
@@ -309,7 +309,7 @@ impl Call {
 
     /// A 2xx of ours was never acknowledged (RFC 3261 §13.3.1.4: the session should be ended).
     pub fn on_no_ack(&mut self, cx: &mut Context, leg: LegNumber, key: ServerKey) {
-        let Some(l) = self.legs.get_mut(&leg) else {
+        let Some(l) = self.legs.get_mut(leg) else {
             return;
         };
         if l.awaited_ack.take_if(|a| a.server == key).is_none() {
@@ -333,7 +333,7 @@ impl Call {
 
     /// Something on our side failed before the leg was answered.
     pub(super) fn fail_leg(&mut self, cx: &mut Context, leg: LegNumber, code: u16, cause: Cause) {
-        match self.legs.get(&leg).map(|l| l.state) {
+        match self.legs.get(leg).map(|l| l.state) {
             Some(LegState::Incoming) => {
                 self.refuse_caller(cx, leg, Refusal::by_edge(code, cause));
             }
@@ -349,7 +349,7 @@ impl Call {
     pub fn on_reload(&mut self, cx: &mut Context) {
         let lost = self
             .legs
-            .values()
+            .iter()
             .find(|leg| leg.is_alive() && !leg.is_listed(cx));
         if let Some(number) = lost.map(|leg| leg.number) {
             self.note(
@@ -365,7 +365,7 @@ impl Call {
 
     /// The process is about to end. A call that is ending already goes on with that.
     pub fn on_end(&mut self, cx: &mut Context) {
-        let alive = self.legs.values().find(|leg| leg.is_alive());
+        let alive = self.legs.iter().find(|leg| leg.is_alive());
         if let Some(number) = alive.map(|leg| leg.number) {
             let why = Some(Cause::EdgeRestart.as_str().to_owned());
             self.note(cx, number, "end", "the edge stops".to_owned(), why);

@@ -11,7 +11,7 @@ use crate::sdp::{self, Codec};
 impl Call {
     /// Whether what the peer of each leg sends can be passed on to the other.
     pub(super) fn understand_each_other(&self, a: LegNumber, b: LegNumber) -> bool {
-        let (Some(a), Some(b)) = (self.legs.get(&a), self.legs.get(&b)) else {
+        let (Some(a), Some(b)) = (self.legs.get(a), self.legs.get(b)) else {
             return false;
         };
         let understands = |from: &Leg, to: &Leg| {
@@ -58,7 +58,7 @@ impl Call {
         other: LegNumber,
         purpose: ReofferPurpose,
     ) -> bool {
-        let (Some(l), Some(o)) = (self.legs.get(&leg), self.legs.get(&other)) else {
+        let (Some(l), Some(o)) = (self.legs.get(leg), self.legs.get(other)) else {
             return false;
         };
         let codecs = common(l, o);

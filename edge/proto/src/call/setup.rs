@@ -12,6 +12,7 @@ use crate::sdp::{self, Offer};
 use crate::sip::dialog::Dialog;
 use crate::sip::transaction::ServerKey;
 use crate::sip::{HeaderName, Message, Method, NameAddr, Uri};
+use compact_str::{CompactString, ToCompactString as _};
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -31,7 +32,7 @@ pub(crate) struct Setup {
     /// `None`: the caller sent no SDP and expects our offer in the 2xx.
     offer: Option<Offer>,
     /// Number to dial, after the route's rewrite.
-    number: String,
+    number: CompactString,
     /// Trunks of the route that have not been tried.
     trunks: VecDeque<Arc<Trunk>>,
 }
@@ -50,13 +51,13 @@ impl Call {
         let tag = cx.tag();
         let contact = cx.contact_for(origin, &trunk, &request);
         let user = request_user(&request);
-        let label: Arc<str> = Arc::from(trunk.name.as_str());
+        let label: Arc<str> = trunk.name.clone();
         let Some(caller) = self.add_leg(|n| {
             let mut leg = Leg::new(n, Direction::Inbound, trunk, LegState::Incoming, now);
             leg.sip_call_id = request.call_id().to_owned();
             leg.local_tag = tag;
-            leg.from = party(request.from_header());
-            leg.to = user.clone().unwrap_or_else(|| party(request.to_header()));
+            leg.from = party(request.from());
+            leg.to = user.clone().unwrap_or_else(|| party(request.to()));
             leg.identity = caller_identity(&request);
             leg.contact = contact;
             leg.hop = Some(origin.hop);
@@ -69,14 +70,14 @@ impl Call {
         };
         cx.server_belongs(key, self.key, self.id.clone(), caller);
         cx.server_trunk(key, label.clone());
-        let from = party(request.from_header());
+        let from = party(request.from()).into();
         self.event(
             cx,
             caller,
             EventKind::CallStarted {
                 trunk: label.clone(),
                 from,
-                to: user.clone().unwrap_or_default(),
+                to: user.clone().unwrap_or_default().into(),
                 sip_call_id: request.call_id().to_owned(),
                 source: origin.remote,
             },
@@ -94,13 +95,13 @@ impl Call {
         &mut self,
         cx: &mut Context,
         caller: LegNumber,
-        user: Option<String>,
+        user: Option<CompactString>,
         origin: SocketAddr,
         request: &Message,
     ) -> Result<(), (u16, Cause)> {
         let leg = self
             .legs
-            .get_mut(&caller)
+            .get_mut(caller)
             .ok_or((500, Cause::EdgeOverload))?;
         if !leg.count() || !leg.trunk.admit_rate(cx.now) {
             return Err((503, Cause::TrunkLimit));
@@ -115,7 +116,7 @@ impl Call {
         let route = policy::route(&config, &leg.trunk, user.as_deref())
             .map_err(|refusal| (refusal.status(), refusal.cause()))?;
         let trunks = route.trunks.into();
-        let number = route.number;
+        let number = route.number.into();
         let offer = offer_in(request)?;
         let address = match &offer {
             Some(offer) => offer.audio().rtp.ip(),
@@ -171,7 +172,7 @@ impl Call {
     fn call_trunk(&mut self, cx: &mut Context, trunk: Arc<Trunk>) -> Result<(), (u16, Cause)> {
         let setup = self.setup.as_ref().ok_or((500, Cause::EdgeOverload))?;
         let caller = setup.caller;
-        let a = self.legs.get(&caller).ok_or((500, Cause::EdgeOverload))?;
+        let a = self.legs.get(caller).ok_or((500, Cause::EdgeOverload))?;
         let codecs = match &setup.offer {
             Some(offer) => {
                 let allowed = sdp::offer_codecs(&offer.audio().codecs, &a.trunk.codecs);
@@ -196,8 +197,8 @@ impl Call {
             auth_timeout: None,
             families: policy::Families::BOTH,
         };
-        let number = setup.number.clone();
-        let name: Arc<str> = Arc::from(trunk.name.as_str());
+        let number = setup.number.to_string();
+        let name: Arc<str> = trunk.name.clone();
         self.event(cx, caller, EventKind::Routed { to: name, number });
         let callee = self.originate(cx, trunk, template)?;
         if let Some(setup) = self.setup.as_mut() {
@@ -226,14 +227,14 @@ impl Call {
         };
         let early = self
             .legs
-            .get(&callee)
+            .get(callee)
             .is_some_and(|leg| leg.media.remote.is_some());
         let answer = if early {
             self.answer_to_caller(cx, caller, callee)
         } else {
             None
         };
-        let Some(a) = self.legs.get_mut(&caller) else {
+        let Some(a) = self.legs.get_mut(caller) else {
             return;
         };
         a.ring.get_or_insert(cx.now);
@@ -259,21 +260,14 @@ impl Call {
         caller: LegNumber,
         callee: LegNumber,
     ) -> Option<Vec<u8>> {
-        let chosen = self
-            .legs
-            .get(&callee)?
-            .media
-            .remote
-            .as_ref()?
-            .codecs
-            .clone();
+        let chosen = self.legs.get(callee)?.media.remote.as_ref()?.codecs.clone();
         let offer = self.setup.as_ref()?.offer.as_ref()?;
         let codecs = sdp::answer_codecs(&offer.audio().codecs, &chosen);
         if !sdp::has_speech(&codecs) {
             return None;
         }
         let direction = offer.audio().direction.mirrored();
-        let a = self.legs.get_mut(&caller)?;
+        let a = self.legs.get_mut(caller)?;
         let local = a.media.describe(cx, codecs, direction)?;
         a.media.shape = offer.shape().clone();
         Some(local.answer_bytes(offer))
@@ -295,7 +289,7 @@ impl Call {
             self.end_leg(cx, callee, Cause::NoCommonCodec, HangupBy::Edge);
             return self.refuse_caller(cx, caller, Refusal::by_edge(488, Cause::NoCommonCodec));
         };
-        let Some(a) = self.legs.get_mut(&caller) else {
+        let Some(a) = self.legs.get_mut(caller) else {
             return;
         };
         let Some((key, request)) = a.invite.take() else {
@@ -328,15 +322,8 @@ impl Call {
         caller: LegNumber,
         callee: LegNumber,
     ) -> Option<Vec<u8>> {
-        let chosen = self
-            .legs
-            .get(&callee)?
-            .media
-            .remote
-            .as_ref()?
-            .codecs
-            .clone();
-        let a = self.legs.get_mut(&caller)?;
+        let chosen = self.legs.get(callee)?.media.remote.as_ref()?.codecs.clone();
+        let a = self.legs.get_mut(caller)?;
         let local = a.media.describe(cx, chosen, sdp::Direction::SendRecv)?;
         Some(local.offer_bytes())
     }
@@ -389,43 +376,39 @@ fn headers_for(
 }
 
 /// The user part of the Request-URI; a leading + is significant.
-fn request_user(request: &Message) -> Option<String> {
-    match Uri::parse(request.request_uri()?) {
-        Ok(Uri::Sip(uri)) => uri.user.filter(|user| !user.is_empty()),
-        _ => None,
-    }
+fn request_user(request: &Message) -> Option<CompactString> {
+    let user = request.uri()?.as_sip()?.user.as_ref();
+    user.filter(|user| !user.is_empty()).cloned()
 }
 
 /// The user (or host, without one) of a From or To value, for the CDR.
-pub(super) fn party(value: &str) -> String {
-    let Ok(parsed) = NameAddr::parse(value) else {
-        return String::new();
-    };
-    match parsed.uri {
-        Uri::Sip(uri) => uri.user.unwrap_or_else(|| uri.host.to_string()),
-        Uri::Tel(tel) => tel.number,
-        other => other.to_string(),
+fn party(value: &NameAddr) -> CompactString {
+    match &value.uri {
+        Uri::Sip(uri) => match &uri.user {
+            Some(user) => user.clone(),
+            None => uri.host.to_compact_string(),
+        },
+        Uri::Tel(tel) => (&tel.number).into(),
+        other => other.to_compact_string(),
     }
 }
 
 /// Display name and user of the caller, as a callee shall see them.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct CallerIdentity {
-    pub display: Option<String>,
-    pub user: Option<String>,
+    pub display: Option<CompactString>,
+    pub user: Option<CompactString>,
 }
 
-pub(super) fn caller_identity(request: &Message) -> CallerIdentity {
-    let Ok(parsed) = NameAddr::parse(request.from_header()) else {
-        return CallerIdentity::default();
-    };
-    let user = match parsed.uri {
-        Uri::Sip(uri) => uri.user,
-        Uri::Tel(tel) => Some(tel.number),
+fn caller_identity(request: &Message) -> CallerIdentity {
+    let from = request.from();
+    let user = match &from.uri {
+        Uri::Sip(uri) => uri.user.clone(),
+        Uri::Tel(tel) => Some((&tel.number).into()),
         _ => None,
     };
     CallerIdentity {
-        display: parsed.display,
+        display: from.display.clone(),
         user,
     }
 }

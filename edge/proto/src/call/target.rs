@@ -7,7 +7,6 @@ use super::policy;
 use crate::b2bua::{Context, TimerKind};
 use crate::config::{OnFailure, Trunk};
 use crate::event::{Cause, EventKind, HangupBy, LegNumber};
-use std::sync::Arc;
 
 impl Call {
     /// The target rings.
@@ -67,20 +66,20 @@ impl Call {
         self.bridge = Some((transfer.transferee, target));
         self.rebridge(cx);
         self.transfers_bridged += 1;
-        if let Some(record) = self.legs.get_mut(&target).and_then(|l| l.transfer.as_mut()) {
+        if let Some(record) = self.legs.get_mut(target).and_then(|l| l.transfer.as_mut()) {
             record.result = "completed";
         }
         self.event(
             cx,
             target,
             EventKind::TransferBridged {
-                trunk: Arc::from(trunk.name.as_str()),
+                trunk: trunk.name.clone(),
                 id,
                 elapsed,
             },
         );
         self.transfer_ended(cx, transferor, &trunk, id, "completed", Cause::Completed);
-        if self.legs.get(&transferor).is_some_and(|l| l.is_answered()) {
+        if self.legs.get(transferor).is_some_and(|l| l.is_answered()) {
             self.tell_transferor(cx, 200, None, true);
             self.release_leg(cx, transferor, Cause::Completed, HangupBy::Edge);
         }
@@ -103,7 +102,7 @@ impl Call {
     }
 
     fn set_result(&mut self, leg: LegNumber, outcome: &Outcome) {
-        if let Some(record) = self.legs.get_mut(&leg).and_then(|l| l.transfer.as_mut()) {
+        if let Some(record) = self.legs.get_mut(leg).and_then(|l| l.transfer.as_mut()) {
             record.result = result_of(outcome.cause);
         }
     }
@@ -145,7 +144,7 @@ impl Call {
         );
         let stays = self
             .legs
-            .get(&transfer.transferor)
+            .get(transfer.transferor)
             .is_some_and(|l| l.state == LegState::Confirmed);
         if stays && transfer.policy.on_failure == OnFailure::Return {
             return;
@@ -171,7 +170,7 @@ impl Call {
             cx,
             transferor,
             EventKind::TransferEnded {
-                trunk: Arc::from(trunk.name.as_str()),
+                trunk: trunk.name.clone(),
                 id,
                 result,
                 cause,
@@ -186,7 +185,7 @@ impl Call {
 
     /// A peer left while a transfer runs. `true`: the transfer has dealt with it.
     pub(super) fn transfer_leg_left(&mut self, cx: &mut Context, leg: LegNumber) -> bool {
-        let released = self.legs.get_mut(&leg).and_then(|l| l.releasing.take());
+        let released = self.legs.get_mut(leg).and_then(|l| l.releasing.take());
         if released.is_some() {
             cx.cancel_timer(self.key, leg, TimerKind::FinalNotify);
             return true;
@@ -234,7 +233,7 @@ impl Call {
         if let Some(target) = target {
             self.end_leg(cx, target, outcome.cause, outcome.by);
         }
-        if self.legs.get(&transferor).is_some_and(|l| l.is_answered()) {
+        if self.legs.get(transferor).is_some_and(|l| l.is_answered()) {
             let cause = match outcome.cause {
                 Cause::Cancelled => Cause::Completed,
                 cause => cause,
@@ -251,7 +250,7 @@ impl Call {
         self.withdraw_reoffer(cx, transfer.transferee);
         if let Some(record) = transfer
             .target
-            .and_then(|n| self.legs.get_mut(&n))
+            .and_then(|n| self.legs.get_mut(n))
             .and_then(|l| l.transfer.as_mut())
         {
             record.result = "cancelled";

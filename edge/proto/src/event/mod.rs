@@ -12,6 +12,7 @@ pub use redact::{Number, Privacy, Text};
 pub use timeline::{Description, TimelineEntry};
 
 use crate::config::Transport;
+use crate::sip::Method;
 use crate::time::{Duration, Instant};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -86,13 +87,13 @@ pub enum EventKind {
     /// A SIP request was received or sent (retransmissions that a transaction absorbed are not reported).
     Request {
         trunk: Arc<str>,
-        method: Arc<str>,
+        method: Method,
         direction: Direction,
     },
     /// A SIP response was received or sent. `elapsed`: from the request to this (final) response.
     Response {
         trunk: Arc<str>,
-        method: Arc<str>,
+        method: Method,
         code: u16,
         direction: Direction,
         elapsed: Option<Duration>,

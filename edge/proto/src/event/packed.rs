@@ -11,6 +11,7 @@ use super::{
 };
 use crate::config::Transport;
 use crate::relay::{DirectionStats, MediaStats};
+use crate::sip::Method;
 use crate::time::{Duration, Instant};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
@@ -293,6 +294,16 @@ impl Packed for String {
 
     fn get(from: &mut Reader<'_, '_>) -> Option<Self> {
         from.text().map(str::to_owned)
+    }
+}
+
+impl Packed for Method {
+    fn put(&self, into: &mut Vec<u8>) {
+        put_text(self.as_str(), into);
+    }
+
+    fn get(from: &mut Reader<'_, '_>) -> Option<Self> {
+        from.text().map(Method::from_token)
     }
 }
 

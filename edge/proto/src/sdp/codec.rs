@@ -1,6 +1,9 @@
 //! Codecs: what a payload type stands for, and which ones two sides have in common.
 
+use super::MAX_CODECS;
 use crate::relay::PayloadMap;
+use arrayvec::ArrayVec;
+use compact_str::CompactString;
 
 /// One format of an audio stream.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -8,13 +11,13 @@ pub struct Codec {
     /// 0-127.
     pub payload_type: u8,
     /// Encoding name; those this edge knows are spelt as registered, others as the peer did.
-    pub name: String,
+    pub name: CompactString,
     /// RTP clock rate in Hz, 8000 for G722 (RFC 3551 §4.5.2).
     pub clock_rate: u32,
     /// 1 unless the rtpmap says otherwise.
     pub channels: u8,
     /// Format parameters as written.
-    pub fmtp: Option<String>,
+    pub fmtp: Option<CompactString>,
 }
 
 /// The name of RFC 4733 events.
@@ -87,7 +90,7 @@ impl Codec {
         STATIC.iter().find(|entry| entry.0 == payload_type).map(
             |&(payload_type, name, clock_rate, channels)| Codec {
                 payload_type,
-                name: name.to_owned(),
+                name: name.into(),
                 clock_rate,
                 channels,
                 fmtp: None,
@@ -106,7 +109,7 @@ impl Codec {
         };
         parts.next().is_none().then(|| Codec {
             payload_type,
-            name: registered_spelling(name).to_owned(),
+            name: registered_spelling(name).into(),
             clock_rate,
             channels,
             fmtp: None,
@@ -192,10 +195,10 @@ pub fn default_codecs(allowed: &[String]) -> Vec<Codec> {
             .find(|entry| entry.1.eq_ignore_ascii_case(name))
             .map(|&(payload_type, name, clock_rate, channels, fmtp)| Codec {
                 payload_type,
-                name: name.to_owned(),
+                name: name.into(),
                 clock_rate,
                 channels,
-                fmtp: fmtp.map(str::to_owned),
+                fmtp: fmtp.map(Into::into),
             })
     });
     let mut kept: Vec<Codec> = Vec::new();
@@ -257,10 +260,11 @@ fn with_fitting_events(mut codecs: Vec<Codec>) -> Vec<Codec> {
     if !has_speech(&codecs) {
         return Vec::new();
     }
-    let clocks: Vec<u32> = codecs
+    let clocks: ArrayVec<u32, MAX_CODECS> = codecs
         .iter()
         .filter(|codec| codec.is_speech())
         .map(|codec| codec.clock_rate)
+        .take(MAX_CODECS)
         .collect();
     let fits = |codec: &Codec| clocks.contains(&codec.clock_rate);
     if codecs
@@ -295,7 +299,7 @@ mod tests {
 
     fn codec(payload_type: u8, rtpmap: &str, fmtp: Option<&str>) -> Codec {
         Codec {
-            fmtp: fmtp.map(str::to_owned),
+            fmtp: fmtp.map(Into::into),
             ..Codec::from_rtpmap(payload_type, rtpmap).unwrap()
         }
     }

@@ -87,9 +87,13 @@ impl LocalDescription {
         let kind = if self.address.is_ipv4() { "IP4" } else { "IP6" };
         let (id, version) = (self.session_id & MAX_NUMBER, self.version & MAX_NUMBER);
         let address = self.address;
-        format!(
+        let mut out = String::with_capacity(TYPICAL_BYTES);
+        // Writing to a String cannot fail.
+        let _ = write!(
+            out,
             "v=0\r\no=- {id} {version} IN {kind} {address}\r\ns=-\r\nc=IN {kind} {address}\r\nt=0 0\r\n"
-        )
+        );
+        out
     }
 
     fn write_audio(&self, out: &mut String, proto: &str, codecs: &[Codec], direction: Direction) {
@@ -108,6 +112,9 @@ impl LocalDescription {
         let _ = write!(out, "a={}\r\n", direction.as_str());
     }
 }
+
+/// A description with a few codecs has room in it.
+const TYPICAL_BYTES: usize = 384;
 
 /// RFC 3264 §5: numbers in `o=` fit a signed 64-bit integer.
 const MAX_NUMBER: u64 = i64::MAX as u64;

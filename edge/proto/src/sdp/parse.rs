@@ -1,11 +1,14 @@
-//! From bytes to `m=` sections that are checked line by line.
+//! From bytes to `m=` sections that are checked line by line. Nothing is copied: a section is made of places in the body.
 
 use super::codec::{Codec, is_token};
 use super::{MAX_BYTES, MAX_CODECS, MAX_MEDIA_LINES, SdpError};
+use arrayvec::ArrayVec;
+use smallvec::SmallVec;
 use std::net::IpAddr;
+use std::str::from_utf8;
 
-/// Lines kept for the parser besides `v=`, `c=`, `m=`: the attributes that mean something here. The rest, from free text in
-/// any character set to candidates by the dozen, is never looked at, so nothing in it can refuse a call.
+/// The attributes that mean something here. The rest, from free text in any character set to candidates by the dozen, is never
+/// looked at, so nothing in it can refuse a call.
 const ATTRIBUTES: &[&str] = &[
     "rtpmap", "fmtp", "ptime", "maxptime", "rtcp", "crypto", "sendrecv", "sendonly", "recvonly",
     "inactive",
@@ -14,33 +17,87 @@ const ATTRIBUTES: &[&str] = &[
 /// Line types that are skipped whatever they hold.
 const SKIPPED: &[u8] = b"osiuepbtrzk";
 
-/// Parses a body. Only what [`SKIPPED`] and [`ATTRIBUTES`] leave is there.
-pub(super) fn session(body: &[u8]) -> Result<sdp_types::Session, SdpError> {
+/// A body, as far as it matters.
+#[derive(Debug, Default)]
+pub(super) struct Session<'a> {
+    pub connection: Option<Connection<'a>>,
+    pub attributes: Attributes<'a>,
+    pub medias: SmallVec<[Media<'a>; 1]>,
+}
+
+/// An `m=` line and what follows it.
+#[derive(Debug)]
+pub(super) struct Media<'a> {
+    pub media: &'a str,
+    pub port: u16,
+    pub proto: &'a str,
+    /// Separated by spaces.
+    pub formats: &'a str,
+    /// The first of its `c=` lines.
+    pub connection: Option<Connection<'a>>,
+    pub attributes: Attributes<'a>,
+}
+
+/// A `c=` line.
+#[derive(Debug)]
+pub(super) struct Connection<'a> {
+    pub net: &'a str,
+    pub kind: &'a str,
+    pub address: &'a str,
+}
+
+/// An `a=` line.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Attribute<'a> {
+    pub name: &'a str,
+    /// Empty where there is none.
+    pub value: &'a str,
+}
+
+pub(super) type Attributes<'a> = SmallVec<[Attribute<'a>; 8]>;
+
+/// Parses a body. What [`SKIPPED`] and [`ATTRIBUTES`] leave has to be right; its order is free but for `v=`, which comes first, and
+/// `m=`, which begins a section.
+pub(super) fn session(body: &[u8]) -> Result<Session<'_>, SdpError> {
     if body.len() > MAX_BYTES {
         return Err(SdpError::TooLong);
     }
     if body.trim_ascii().is_empty() {
         return Err(SdpError::Empty);
     }
-    let mut kept = Vec::with_capacity(body.len());
-    let mut media_lines = 0;
-    for line in body.split_inclusive(|&byte| byte == b'\n') {
-        if line.starts_with(b"m=") {
-            media_lines += 1;
+    let mut session = Session::default();
+    let mut versioned = false;
+    for (number, line) in (1..).zip(body.split(|&byte| byte == b'\n')) {
+        let line = line.strip_suffix(b"\r").unwrap_or(line);
+        if line.is_empty() || !matters(line) {
+            continue;
         }
-        if media_lines > MAX_MEDIA_LINES {
-            return Err(SdpError::TooManyMediaLines);
+        let malformed = |what: &str| SdpError::Malformed(format!("line {number}: {what}"));
+        let [kind, b'=', value @ ..] = line else {
+            return Err(malformed("it is not of the form x=value"));
+        };
+        if line.iter().any(|byte| matches!(byte, 0 | b'\r')) {
+            return Err(malformed("it holds NUL or CR"));
         }
-        if matters(line) {
-            kept.extend_from_slice(line);
+        let value = from_utf8(value).map_err(|_| malformed("it is not UTF-8"))?;
+        if !std::mem::replace(&mut versioned, true) && (*kind, value) != (b'v', "0") {
+            return Err(malformed("v=0 was expected"));
         }
+        session.add(*kind, value).map_err(|fault| match fault {
+            Fault::TooManyMediaLines => SdpError::TooManyMediaLines,
+            Fault::Line(what) => malformed(what),
+        })?;
     }
-    sdp_types::Session::parse(&kept).map_err(|error| SdpError::Malformed(error.to_string()))
+    if versioned {
+        Ok(session)
+    } else {
+        Err(SdpError::Malformed("there is no v= line".to_owned()))
+    }
 }
 
-fn matters(line: &[u8]) -> bool {
+pub(super) fn matters(line: &[u8]) -> bool {
     match line {
-        [b'a', b'=', attribute @ ..] => std::str::from_utf8(attribute).is_ok_and(|attribute| {
+        [b'a', b'=', attribute @ ..] => from_utf8(attribute).is_ok_and(|attribute| {
             let name = attribute.split(':').next().unwrap_or_default().trim_end();
             ATTRIBUTES
                 .iter()
@@ -51,24 +108,120 @@ fn matters(line: &[u8]) -> bool {
     }
 }
 
-/// The value of the first attribute of that name.
-pub(super) fn attribute<'a>(attributes: &'a [sdp_types::Attribute], name: &str) -> Option<&'a str> {
-    attributes
-        .iter()
-        .find(|attribute| attribute.attribute.trim().eq_ignore_ascii_case(name))
-        .map(|attribute| attribute.value.as_deref().unwrap_or_default().trim())
+/// What is wrong with a line, or with one more of them.
+enum Fault {
+    TooManyMediaLines,
+    Line(&'static str),
 }
 
-/// The address of a `c=` line.
-///
-/// # Errors
-/// [`SdpError::HostName`] for a name, [`SdpError::BadAddress`] for an address of another family than the line says,
-/// multicast, broadcast or IPv4-mapped.
-pub(super) fn connection_address(line: &sdp_types::Connection) -> Result<IpAddr, SdpError> {
-    if !line.nettype.to_string().eq_ignore_ascii_case("IN") {
-        return Err(SdpError::BadAddress);
+impl<'a> Session<'a> {
+    fn add(&mut self, kind: u8, value: &'a str) -> Result<(), Fault> {
+        if kind == b'm' {
+            let media = Media::parse(value).map_err(Fault::Line)?;
+            if self.medias.len() >= MAX_MEDIA_LINES {
+                return Err(Fault::TooManyMediaLines);
+            }
+            self.medias.push(media);
+            return Ok(());
+        }
+        match (kind, self.medias.last_mut()) {
+            (b'c', Some(media)) => {
+                let connection = Connection::parse(value).map_err(Fault::Line)?;
+                media.connection.get_or_insert(connection);
+            }
+            (b'c', None) if self.connection.is_some() => {
+                return Err(Fault::Line("there is a second c= line"));
+            }
+            (b'c', None) => {
+                self.connection = Some(Connection::parse(value).map_err(Fault::Line)?);
+            }
+            (b'a', Some(media)) => media.attributes.push(Attribute::parse(value)),
+            (b'a', None) => self.attributes.push(Attribute::parse(value)),
+            _ => {}
+        }
+        Ok(())
     }
-    address(&line.addrtype.to_string(), &line.connection_address)
+}
+
+impl<'a> Media<'a> {
+    /// `media port[/count] proto fmt ...`
+    fn parse(value: &'a str) -> Result<Self, &'static str> {
+        let mut words = value.splitn(4, ' ');
+        let media = words.next().unwrap_or_default();
+        let port = words.next().ok_or("the port is missing")?;
+        let (port, count) = match port.split_once('/') {
+            Some((port, count)) => (port, Some(count)),
+            None => (port, None),
+        };
+        let port = port.parse().map_err(|_| "the port is not a number")?;
+        if count.is_some_and(|count| count.parse::<u16>().is_err()) {
+            return Err("the number of ports is none");
+        }
+        Ok(Media {
+            media,
+            port,
+            proto: words.next().ok_or("the protocol is missing")?,
+            formats: words.next().ok_or("the formats are missing")?,
+            connection: None,
+            attributes: Attributes::new(),
+        })
+    }
+
+    /// Whether the words of the line can be written back in an answer.
+    pub fn is_writable(&self) -> bool {
+        is_token(self.media)
+            && !self.proto.is_empty()
+            && self.proto.split('/').all(is_token)
+            && self.first_format().is_some_and(is_token)
+    }
+
+    pub fn first_format(&self) -> Option<&'a str> {
+        self.formats.split_ascii_whitespace().next()
+    }
+
+    /// The value of the first attribute of that name.
+    pub fn attribute(&self, name: &str) -> Option<&'a str> {
+        self.attributes
+            .iter()
+            .find(|attribute| attribute.name.eq_ignore_ascii_case(name))
+            .map(|attribute| attribute.value)
+    }
+}
+
+impl<'a> Connection<'a> {
+    /// `nettype addrtype address`
+    fn parse(value: &'a str) -> Result<Self, &'static str> {
+        let mut words = value.split(' ').filter(|word| !word.is_empty());
+        match (words.next(), words.next(), words.next(), words.next()) {
+            (Some(net), Some(kind), Some(address), None) if is_token(net) && is_token(kind) => {
+                Ok(Connection { net, kind, address })
+            }
+            _ => Err("it is not nettype, addrtype and address"),
+        }
+    }
+
+    /// The address.
+    ///
+    /// # Errors
+    /// [`SdpError::HostName`] for a name, [`SdpError::BadAddress`] for an address of another family than the line says,
+    /// multicast, broadcast or IPv4-mapped.
+    pub fn address(&self) -> Result<IpAddr, SdpError> {
+        if !self.net.eq_ignore_ascii_case("IN") {
+            return Err(SdpError::BadAddress);
+        }
+        address(self.kind, self.address)
+    }
+}
+
+impl<'a> Attribute<'a> {
+    /// `name` or `name:value`
+    fn parse(line: &'a str) -> Self {
+        let (name, value) = line.split_once(':').unwrap_or((line, ""));
+        Attribute {
+            name: name.trim(),
+            value: value.trim(),
+        }
+    }
 }
 
 /// An address as SDP writes it (RFC 8866 §5.7), with its type `IP4` or `IP6`.
@@ -95,8 +248,8 @@ pub(super) fn address(kind: &str, text: &str) -> Result<IpAddr, SdpError> {
 ///
 /// # Errors
 /// [`SdpError::TooManyCodecs`].
-pub(super) fn payload_types(formats: &str) -> Result<Vec<u8>, SdpError> {
-    let mut types = Vec::new();
+fn payload_types(formats: &str) -> Result<ArrayVec<u8, MAX_CODECS>, SdpError> {
+    let mut types = ArrayVec::new();
     for (index, format) in formats.split_ascii_whitespace().enumerate() {
         if index >= MAX_CODECS {
             return Err(SdpError::TooManyCodecs);
@@ -113,61 +266,38 @@ pub(super) fn payload_types(formats: &str) -> Result<Vec<u8>, SdpError> {
 
 /// The codecs of an RTP stream in the order of its `m=` line. A type without an rtpmap is what RFC 3551 says, or unknown and
 /// left out; the first rtpmap and fmtp of a type count.
-pub(super) fn codecs(media: &sdp_types::Media) -> Result<Vec<Codec>, SdpError> {
-    let types = payload_types(&media.fmt)?;
-    let mut rtpmaps: [Option<&str>; 128] = [None; 128];
-    let mut fmtps: [Option<&str>; 128] = [None; 128];
-    for attribute in &media.attributes {
-        let name = attribute.attribute.trim();
-        let table = if name.eq_ignore_ascii_case("rtpmap") {
-            &mut rtpmaps
-        } else if name.eq_ignore_ascii_case("fmtp") {
-            &mut fmtps
-        } else {
-            continue;
-        };
-        let value = attribute.value.as_deref().unwrap_or_default().trim();
-        let Some((number, rest)) = value.split_once([' ', '\t']) else {
-            continue;
-        };
-        if let Some(slot) = number
-            .parse::<usize>()
-            .ok()
-            .and_then(|number| table.get_mut(number))
-        {
+pub(super) fn codecs(media: &Media<'_>) -> Result<Vec<Codec>, SdpError> {
+    let types = payload_types(media.formats)?;
+    let rtpmaps = by_type(media, "rtpmap");
+    let fmtps = by_type(media, "fmtp");
+    let codecs = types.into_iter().filter_map(|number| {
+        let codec = match *rtpmaps.get(usize::from(number))? {
+            Some(rtpmap) => Codec::from_rtpmap(number, rtpmap),
+            None => Codec::from_static(number),
+        }?;
+        let fmtp = fmtps.get(usize::from(number))?;
+        let fmtp = fmtp.filter(|fmtp| !fmtp.is_empty());
+        Some(Codec {
+            fmtp: fmtp.map(Into::into),
+            ..codec
+        })
+    });
+    Ok(codecs.collect())
+}
+
+/// What the first attribute of that name says of each payload type.
+fn by_type<'a>(media: &Media<'a>, name: &str) -> [Option<&'a str>; 128] {
+    let mut table = [None; 128];
+    let values = media
+        .attributes
+        .iter()
+        .filter(|attribute| attribute.name.eq_ignore_ascii_case(name))
+        .filter_map(|attribute| attribute.value.split_once([' ', '\t']));
+    for (number, rest) in values {
+        let slot = number.parse().ok().and_then(|n: usize| table.get_mut(n));
+        if let Some(slot) = slot {
             slot.get_or_insert(rest.trim());
         }
     }
-    let value = |table: &[Option<&str>; 128], number: u8| {
-        table
-            .get(usize::from(number))
-            .copied()
-            .flatten()
-            .map(str::to_owned)
-    };
-    Ok(types
-        .into_iter()
-        .filter_map(|number| {
-            let codec = match value(&rtpmaps, number) {
-                Some(rtpmap) => Codec::from_rtpmap(number, &rtpmap),
-                None => Codec::from_static(number),
-            }?;
-            Some(Codec {
-                fmtp: value(&fmtps, number).filter(|fmtp| !fmtp.is_empty()),
-                ..codec
-            })
-        })
-        .collect())
-}
-
-/// Checks that the words of an `m=` line can be written back in an answer.
-pub(super) fn is_writable(media: &sdp_types::Media) -> bool {
-    is_token(&media.media)
-        && !media.proto.is_empty()
-        && media.proto.split('/').all(is_token)
-        && media
-            .fmt
-            .split_ascii_whitespace()
-            .next()
-            .is_some_and(is_token)
+    table
 }

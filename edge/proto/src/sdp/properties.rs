@@ -26,10 +26,10 @@ fn any_codecs() -> impl Strategy<Value = Vec<Codec>> {
             {
                 codecs.push(Codec {
                     payload_type,
-                    name: name.to_owned(),
+                    name: name.into(),
                     clock_rate,
                     channels,
-                    fmtp,
+                    fmtp: fmtp.map(Into::into),
                 });
             }
         }
@@ -79,6 +79,115 @@ fn any_body() -> impl Strategy<Value = Vec<u8>> {
         body.extend_from_slice(b"m=audio 4000 RTP/AVP 0 8 101\r\n");
         body
     })
+}
+
+/// Lines right and wrong, with ends right and wrong.
+fn any_line() -> impl Strategy<Value = Vec<u8>> {
+    let line = prop_oneof![
+        prop::sample::select(vec![
+            "v=0",
+            "v=1",
+            "s=x",
+            "o=",
+            "t=0 0",
+            "banana",
+            "x=1",
+            "=x",
+            "",
+            " ",
+            "i=\r",
+            "a=rtpmap",
+            "a=",
+            "a=:",
+            "a=rtpmap:0 PCMU/8000",
+            "a=RTPMAP : 0 x",
+            "a=sendonly ",
+            "a=rtcp:1:2",
+            "a=fmtp:0 \0",
+            "a=label:x\ry",
+            "c=IN IP4 192.0.2.1",
+            "c=IN  IP6 ::1 ",
+            "c=IN IP4",
+            "c=IN IP4 h x",
+            "c=I/N IP4 h",
+            "c=",
+            "m=audio 1 RTP/AVP 0",
+            "m=audio 1/2 RTP/AVP 0 8",
+            "m=audio 1/x RTP/AVP 0",
+            "m=audio x RTP/AVP 0",
+            "m=audio 70000 RTP/AVP 0",
+            "m=audio 1 RTP/AVP",
+            "m=audio 1 RTP/AVP ",
+            "m=audio",
+            "m=",
+            "m= 1  0",
+        ])
+        .prop_map(|line| line.as_bytes().to_vec()),
+        Just(b"a=rtpmap:8 \xff".to_vec()),
+        Just(b"m=audio 1 RTP/AVP \xff".to_vec()),
+        Just(b"c=IN IP4 \xff".to_vec()),
+    ];
+    let end = prop::sample::select(vec!["\r\n", "\n", "\r\n", "\r"]);
+    (line, end).prop_map(|(mut line, end)| {
+        line.extend_from_slice(end.as_bytes());
+        line
+    })
+}
+
+/// Connection and attributes of the session and of each `m=` line, with that.
+type Read = Vec<(String, Option<String>, Vec<(String, String)>)>;
+
+fn read(session: &parse::Session<'_>) -> Read {
+    let connection = |c: &Option<parse::Connection<'_>>| {
+        c.as_ref()
+            .map(|c| format!("{} {} {}", c.net, c.kind, c.address))
+    };
+    let attributes = |list: &parse::Attributes<'_>| {
+        list.iter()
+            .map(|a| (a.name.to_owned(), a.value.to_owned()))
+            .collect()
+    };
+    let media = |m: &parse::Media<'_>| {
+        let line = format!("{} {} {} {}", m.media, m.port, m.proto, m.formats);
+        (line, connection(&m.connection), attributes(&m.attributes))
+    };
+    let whole = (
+        String::new(),
+        connection(&session.connection),
+        attributes(&session.attributes),
+    );
+    std::iter::once(whole)
+        .chain(session.medias.iter().map(media))
+        .collect()
+}
+
+fn read_by_sdp_types(session: &sdp_types::Session) -> Read {
+    let connection = |c: Option<&sdp_types::Connection>| {
+        c.map(|c| format!("{} {} {}", c.nettype, c.addrtype, c.connection_address))
+    };
+    let attributes = |list: &[sdp_types::Attribute]| {
+        let value =
+            |a: &sdp_types::Attribute| a.value.as_deref().unwrap_or_default().trim().to_owned();
+        list.iter()
+            .map(|a| (a.attribute.trim().to_owned(), value(a)))
+            .collect()
+    };
+    let media = |m: &sdp_types::Media| {
+        let line = format!("{} {} {} {}", m.media, m.port, m.proto, m.fmt);
+        (
+            line,
+            connection(m.connections.first()),
+            attributes(&m.attributes),
+        )
+    };
+    let whole = (
+        String::new(),
+        connection(session.connection.as_ref()),
+        attributes(&session.attributes),
+    );
+    std::iter::once(whole)
+        .chain(session.medias.iter().map(media))
+        .collect()
 }
 
 proptest! {
@@ -142,6 +251,25 @@ proptest! {
                     prop_assert!(!text.contains(private), "{} in {}", private, text);
                 }
             }
+        }
+    }
+
+    /// Against a parser of the whole grammar, which is given what matters.
+    #[test]
+    fn bodies_are_read_as_sdp_types_reads_them(lines in proptest::collection::vec(any_line(), 0..12), version in any::<bool>()) {
+        let mut body = if version { b"v=0\r\n".to_vec() } else { Vec::new() };
+        lines.iter().for_each(|line| body.extend_from_slice(line));
+        let kept: Vec<u8> = body
+            .split_inclusive(|&byte| byte == b'\n')
+            .filter(|line| parse::matters(line))
+            .flatten()
+            .copied()
+            .collect();
+        prop_assume!(!body.trim_ascii().is_empty());
+        let (ours, theirs) = (parse::session(&body), sdp_types::Session::parse(&kept));
+        prop_assert_eq!(ours.is_ok(), theirs.is_ok(), "{:?} {:?}", ours, theirs);
+        if let (Ok(ours), Ok(theirs)) = (ours, theirs) {
+            prop_assert_eq!(read(&ours), read_by_sdp_types(&theirs));
         }
     }
 

@@ -3,7 +3,9 @@
 use super::SdpError;
 use super::codec::{Codec, has_speech, same_codec};
 use super::local::LocalDescription;
-use super::parse;
+use super::parse::{self, Attribute, Media, Session};
+use compact_str::CompactString;
+use smallvec::{SmallVec, smallvec};
 use std::net::{IpAddr, SocketAddr};
 
 /// The direction of a stream, as the side that wrote it sees it (RFC 8866 §6.7).
@@ -60,7 +62,7 @@ impl Direction {
         }
     }
 
-    fn of(attributes: &[sdp_types::Attribute]) -> Option<Self> {
+    fn of(attributes: &[Attribute<'_>]) -> Option<Self> {
         attributes.iter().find_map(|attribute| {
             [
                 Direction::SendRecv,
@@ -69,12 +71,7 @@ impl Direction {
                 Direction::Inactive,
             ]
             .into_iter()
-            .find(|direction| {
-                attribute
-                    .attribute
-                    .trim()
-                    .eq_ignore_ascii_case(direction.as_str())
-            })
+            .find(|direction| attribute.name.eq_ignore_ascii_case(direction.as_str()))
         })
     }
 }
@@ -151,20 +148,20 @@ impl RemoteAudio {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct MediaLine {
     /// `audio`, `video`, ...
-    pub media: String,
+    pub media: CompactString,
     /// Zero: already refused or disabled.
     pub port: u16,
     /// `RTP/AVP`, ...
-    pub proto: String,
+    pub proto: CompactString,
     /// The first format: an `m=` line needs one also when refused (RFC 3264 §6).
-    pub format: String,
+    pub format: CompactString,
 }
 
 /// The `m=` lines of a session and which of them is the audio stream. Their number and order never change in a session
 /// (RFC 3264 §8), so whoever writes the next description has to know them.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Shape {
-    pub(super) lines: Vec<MediaLine>,
+    pub(super) lines: SmallVec<[MediaLine; 1]>,
     pub(super) audio: usize,
 }
 
@@ -184,11 +181,11 @@ impl Default for Shape {
     /// One audio stream, as in the offers that open our sessions.
     fn default() -> Self {
         Shape {
-            lines: vec![MediaLine {
-                media: "audio".to_owned(),
+            lines: smallvec![MediaLine {
+                media: "audio".into(),
                 port: 0,
-                proto: "RTP/AVP".to_owned(),
-                format: "0".to_owned(),
+                proto: "RTP/AVP".into(),
+                format: "0".into(),
             }],
             audio: 0,
         }
@@ -304,36 +301,31 @@ impl Answer {
     }
 }
 
-fn media_lines(session: &sdp_types::Session) -> Result<Vec<MediaLine>, SdpError> {
+fn media_lines(session: &Session<'_>) -> Result<SmallVec<[MediaLine; 1]>, SdpError> {
     session
         .medias
         .iter()
         .map(|media| {
-            if !parse::is_writable(media) {
+            if !media.is_writable() {
                 return Err(SdpError::Malformed(
                     "an m= line is not made of tokens".into(),
                 ));
             }
             Ok(MediaLine {
-                media: media.media.clone(),
+                media: media.media.into(),
                 port: media.port,
-                proto: media.proto.clone(),
-                format: media
-                    .fmt
-                    .split_ascii_whitespace()
-                    .next()
-                    .unwrap_or_default()
-                    .to_owned(),
+                proto: media.proto.into(),
+                format: media.first_format().unwrap_or_default().into(),
             })
         })
         .collect()
 }
 
-fn audio(session: &sdp_types::Session, media: &sdp_types::Media) -> Result<RemoteAudio, SdpError> {
+fn audio(session: &Session<'_>, media: &Media<'_>) -> Result<RemoteAudio, SdpError> {
     if media.port == 0 {
         return Err(SdpError::Refused);
     }
-    let profile = Profile::parse(&media.proto).ok_or(SdpError::NotRtp)?;
+    let profile = Profile::parse(media.proto).ok_or(SdpError::NotRtp)?;
     if profile.is_encrypted() {
         return Err(SdpError::OnlyEncrypted);
     }
@@ -341,12 +333,8 @@ fn audio(session: &sdp_types::Session, media: &sdp_types::Media) -> Result<Remot
     if codecs.is_empty() {
         return Err(SdpError::NoCodec);
     }
-    let connection = media
-        .connections
-        .first()
-        .or(session.connection.as_ref())
-        .ok_or(SdpError::NoConnection)?;
-    let address = parse::connection_address(connection)?;
+    let connection = media.connection.as_ref().or(session.connection.as_ref());
+    let address = connection.ok_or(SdpError::NoConnection)?.address()?;
     let rtp = SocketAddr::new(address, media.port);
     let mut direction = Direction::of(&media.attributes)
         .or_else(|| Direction::of(&session.attributes))
@@ -362,14 +350,14 @@ fn audio(session: &sdp_types::Session, media: &sdp_types::Media) -> Result<Remot
         ptime: milliseconds(media, "ptime"),
         maxptime: milliseconds(media, "maxptime"),
         profile,
-        has_crypto: parse::attribute(&media.attributes, "crypto").is_some(),
+        has_crypto: media.attribute("crypto").is_some(),
     })
 }
 
 /// RFC 3605 `a=rtcp:port [IN IP4 address]`; one that cannot be used is as if absent.
-fn rtcp(media: &sdp_types::Media, rtp: SocketAddr) -> SocketAddr {
+fn rtcp(media: &Media<'_>, rtp: SocketAddr) -> SocketAddr {
     let next = SocketAddr::new(rtp.ip(), rtp.port().checked_add(1).unwrap_or(rtp.port()));
-    let Some(value) = parse::attribute(&media.attributes, "rtcp") else {
+    let Some(value) = media.attribute("rtcp") else {
         return next;
     };
     let mut words = value.split_ascii_whitespace();
@@ -393,8 +381,9 @@ fn rtcp(media: &sdp_types::Media, rtp: SocketAddr) -> SocketAddr {
 }
 
 /// A packet time in whole milliseconds, 1-1000; fractions, which some write, are cut off.
-fn milliseconds(media: &sdp_types::Media, name: &str) -> Option<u32> {
-    parse::attribute(&media.attributes, name)?
+fn milliseconds(media: &Media<'_>, name: &str) -> Option<u32> {
+    media
+        .attribute(name)?
         .split('.')
         .next()?
         .parse()

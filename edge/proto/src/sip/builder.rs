@@ -12,6 +12,7 @@ use crate::sip::status::reason_phrase;
 use crate::sip::via::Via;
 use bytes::Bytes;
 use core::fmt::{self, Display, Write as _};
+use std::cell::RefCell;
 use std::net::SocketAddr;
 
 /// What names a header: a [`HeaderName`] or text.
@@ -87,7 +88,38 @@ struct Lines {
     body: Vec<u8>,
 }
 
+/// The most room that is kept for messages to come, in bytes, and for how many of them: a response is put together from two.
+const SPARE_BYTES: usize = 16 * 1024;
+const SPARES: usize = 4;
+
+thread_local! {
+    /// Room that messages were put together in. It is used again while it is still in the cache.
+    static SPARE: RefCell<Vec<Lines>> = const { RefCell::new(Vec::new()) };
+}
+
 impl Lines {
+    /// Nothing yet, with room where there is some to spare.
+    fn begin() -> Lines {
+        let spare = SPARE.try_with(|spares| spares.borrow_mut().pop());
+        spare.ok().flatten().unwrap_or_default()
+    }
+
+    /// Leaves the room to those that come.
+    fn recycle(mut self) {
+        if self.text.capacity() + self.body.capacity() > SPARE_BYTES {
+            return;
+        }
+        self.text.clear();
+        self.body.clear();
+        // The thread may be about to end.
+        let _ = SPARE.try_with(|spares| {
+            let mut spares = spares.borrow_mut();
+            if spares.len() < SPARES {
+                spares.push(self);
+            }
+        });
+    }
+
     fn clean(&mut self, value: impl Display) {
         // Writing to a String fails only if a Display implementation does; the line then ends where it failed.
         let _ = write!(
@@ -122,7 +154,8 @@ impl Lines {
 
     fn set_body(&mut self, content_type: &str, body: &[u8]) {
         self.push(Name::Known(HeaderName::ContentType), content_type);
-        self.body = body.to_vec();
+        self.body.clear();
+        self.body.extend_from_slice(body);
     }
 
     /// One line for each value; the first is `top` instead if it has to tell where the request came from.
@@ -154,11 +187,12 @@ impl Lines {
 
     fn finish(mut self) -> Bytes {
         let _ = write!(self.text, "Content-Length: {}\r\n\r\n", self.body.len());
-        let mut bytes = self.text.into_bytes();
+        // A copy without the room to spare: transactions keep messages for half a minute.
+        let mut bytes = Vec::with_capacity(self.text.len() + self.body.len());
+        bytes.extend_from_slice(self.text.as_bytes());
         bytes.extend_from_slice(&self.body);
-        // A copy without the room to spare: transactions keep messages for half a minute, and what is given back here is still
-        // in the cache for the next one.
-        Bytes::copy_from_slice(&bytes)
+        self.recycle();
+        bytes.into()
     }
 }
 
@@ -210,7 +244,8 @@ pub struct RequestBuilder {
 impl RequestBuilder {
     /// The Request-URI's white space, control and non-ASCII bytes are escaped.
     pub fn new(method: &Method, uri: &str) -> RequestBuilder {
-        let mut text = String::with_capacity(1024);
+        let mut lines = Lines::begin();
+        let text = &mut lines.text;
         let token = method.as_str().bytes().filter(|&b| is_token_byte(b));
         text.extend(token.map(char::from));
         text.push(' ');
@@ -222,12 +257,7 @@ impl RequestBuilder {
             }
         }
         text.push_str(" SIP/2.0\r\n");
-        RequestBuilder {
-            lines: Lines {
-                text,
-                body: Vec::new(),
-            },
-        }
+        RequestBuilder { lines }
     }
 
     common_methods!();
@@ -268,10 +298,7 @@ impl ResponseBuilder {
             origin,
             to_tag: None,
             source: None,
-            lines: Lines {
-                text: String::with_capacity(512),
-                body: Vec::new(),
-            },
+            lines: Lines::begin(),
         }
     }
 
@@ -330,11 +357,9 @@ impl ResponseBuilder {
     common_methods!();
 
     /// The message.
-    pub fn build(self) -> Bytes {
-        let mut all = Lines {
-            text: String::with_capacity(self.lines.text.len() + 768),
-            body: self.lines.body,
-        };
+    pub fn build(mut self) -> Bytes {
+        let mut all = Lines::begin();
+        std::mem::swap(&mut all.body, &mut self.lines.body);
         let reason = match self.reason.as_str() {
             "" => reason_phrase(self.code),
             reason => reason,
@@ -372,6 +397,7 @@ impl ResponseBuilder {
             }
         }
         all.text.push_str(&self.lines.text);
+        self.lines.recycle();
         all.finish()
     }
 }
@@ -407,7 +433,7 @@ mod tests {
         let request = parse(invite().build());
         assert_eq!(request.method(), Some(Method::Invite));
         assert_eq!(request.header(HeaderName::ContentLength), Some("5"));
-        assert_eq!(&request.body()[..], b"v=0\r\n");
+        assert_eq!(request.body(), b"v=0\r\n");
 
         let response = ResponseBuilder::to(&request, 180)
             .to_tag("xyz")

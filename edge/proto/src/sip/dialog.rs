@@ -9,6 +9,7 @@ use crate::sip::method::Method;
 use crate::sip::name_addr::{NameAddr, NameAddrError};
 use crate::sip::uri::Uri;
 use core::fmt;
+use std::borrow::Cow;
 
 /// Sequence numbers are less than 2^31 (RFC 3261 §8.1.1.5).
 pub const CSEQ_LIMIT: u32 = 1 << 31;
@@ -87,6 +88,19 @@ impl fmt::Display for ViaLine<'_> {
     }
 }
 
+/// A request of ours, as far as the dialogs that its responses make need it.
+#[derive(Clone, Copy, Debug)]
+pub struct SentRequest<'a> {
+    pub uri: &'a str,
+    pub call_id: &'a str,
+    pub local_tag: &'a str,
+    /// From without its tag: see [`party`].
+    pub local: &'a str,
+    /// To without its tag.
+    pub remote: &'a str,
+    pub number: u32,
+}
+
 /// One dialog, seen from this edge.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Dialog {
@@ -142,30 +156,31 @@ impl Dialog {
     ///
     /// # Errors
     /// The response makes no dialog, is not of this request, or its Contact or Record-Route is unfit.
-    pub fn uac(request: &Message, response: &Message) -> Result<Dialog, DialogError> {
+    pub fn uac(request: SentRequest<'_>, response: &Message) -> Result<Dialog, DialogError> {
         let state = match response.status().unwrap_or_default() {
             101..=199 => DialogState::Early,
             200..=299 => DialogState::Confirmed,
             code => return Err(DialogError::NoDialog(code)),
         };
-        if response.call_id() != request.call_id() || response.from_tag() != request.from_tag() {
+        let is_its =
+            response.call_id() == request.call_id && response.from_tag() == Some(request.local_tag);
+        if !is_its {
             return Err(DialogError::Mismatch);
         }
-        let request_uri = request.request_uri().unwrap_or_default();
         let mut route_set = record_route(response)?;
         route_set.reverse();
         Ok(Dialog {
             state,
-            call_id: request.call_id().to_owned(),
-            local_tag: request.from_tag().unwrap_or_default().to_owned(),
+            call_id: request.call_id.to_owned(),
+            local_tag: request.local_tag.to_owned(),
             remote_tag: response.to_tag().unwrap_or_default().to_owned(),
-            local: party(request.from()),
-            remote: party(request.to()),
-            local_seq: request.cseq().number,
+            local: request.local.to_owned(),
+            remote: request.remote.to_owned(),
+            local_seq: request.number,
             remote_seq: None,
-            remote_target: contact(response)?.unwrap_or_else(|| request_uri.to_owned()),
+            remote_target: contact(response)?.unwrap_or_else(|| request.uri.to_owned()),
             route_set,
-            secure: is_sips(request_uri),
+            secure: is_sips(request.uri),
         })
     }
 
@@ -302,7 +317,7 @@ impl Dialog {
     }
 
     /// Request-URI, Route values, and a last Route of a bare URI (§12.2.1.1).
-    fn routing(&self) -> (String, &[String], Option<&str>) {
+    fn routing(&self) -> (Cow<'_, str>, &[String], Option<&str>) {
         let target = request_uri(&self.remote_target);
         match self.route_set.split_first() {
             Some((first, rest)) if !is_loose(first) => (
@@ -316,7 +331,7 @@ impl Dialog {
 }
 
 /// Display name and URI of a From or To value, as received, without its parameters.
-fn party(value: &NameAddr) -> String {
+pub fn party(value: &NameAddr) -> String {
     struct Party<'a>(&'a NameAddr);
     impl fmt::Display for Party<'_> {
         fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -337,7 +352,7 @@ fn contact(message: &Message) -> Result<Option<String>, DialogError> {
     };
     let contact = NameAddr::parse(value).map_err(DialogError::BadContact)?;
     match contact.uri {
-        Uri::Sip(_) => Ok(Some(contact.uri_text)),
+        Uri::Sip(_) => Ok(Some(contact.uri_text.into())),
         _ => Err(DialogError::ContactScheme),
     }
 }
@@ -375,16 +390,21 @@ fn is_loose(route: &str) -> bool {
 }
 
 /// A Contact's or a route's URI as a Request-URI, which has neither headers nor a method (§19.1.1, table 1).
-fn request_uri(uri: &str) -> String {
+fn request_uri(uri: &str) -> Cow<'_, str> {
+    let method = |name: &[u8]| name.eq_ignore_ascii_case(b"method");
+    // An escape may hide a letter of the name.
+    if !uri.contains(['?', '%']) && !uri.as_bytes().windows(6).any(method) {
+        return uri.into();
+    }
     match Uri::parse(uri) {
         Ok(Uri::Sip(mut parsed))
             if !parsed.headers.is_empty() || parsed.param("method").is_some() =>
         {
             parsed.headers.clear();
             parsed.params.remove("method");
-            parsed.to_string()
+            parsed.to_string().into()
         }
-        _ => uri.to_owned(),
+        _ => uri.into(),
     }
 }
 

@@ -1,5 +1,7 @@
 //! The few productions of RFC 3261 §25.1 that all header parsers share.
 
+use compact_str::CompactString;
+
 /// A function that tells whether a byte is one of a kind, by a table: parsers ask for nearly every byte that they are given.
 macro_rules! byte_kind {
     ($(#[$doc:meta])* $visibility:vis fn $name:ident($byte:ident) { $is:expr }) => {
@@ -88,9 +90,9 @@ pub(crate) fn take_while(text: &str, accept: impl Fn(u8) -> bool) -> (&str, &str
 /// Parses a `quoted-string` at the front of `text`: the value without quotes and escapes, and what follows it.
 ///
 /// `None` when there is none, it does not end, or it holds a control character that is not escaped; CR and LF never may.
-pub(crate) fn quoted_string(text: &str) -> Option<(String, &str)> {
+pub(crate) fn quoted_string(text: &str) -> Option<(CompactString, &str)> {
     let inner = text.strip_prefix('"')?;
-    let mut value = String::new();
+    let mut value = CompactString::default();
     let mut characters = inner.chars();
     loop {
         match characters.next()? {
@@ -192,9 +194,9 @@ const fn hex(byte: u8) -> Option<u8> {
 }
 
 /// Removes `%HH` escapes. `None` for a broken escape, an unescaped byte that `accept` refuses, or a result that is not UTF-8.
-pub(crate) fn percent_decode(text: &str, accept: impl Fn(u8) -> bool) -> Option<String> {
+pub(crate) fn percent_decode(text: &str, accept: impl Fn(u8) -> bool) -> Option<CompactString> {
     if memchr::memchr(b'%', text.as_bytes()).is_none() {
-        return text.bytes().all(accept).then(|| text.to_owned());
+        return text.bytes().all(accept).then(|| text.into());
     }
     let mut value = Vec::with_capacity(text.len());
     let mut bytes = text.bytes();
@@ -208,7 +210,7 @@ pub(crate) fn percent_decode(text: &str, accept: impl Fn(u8) -> bool) -> Option<
             return None;
         }
     }
-    String::from_utf8(value).ok()
+    CompactString::from_utf8(value).ok()
 }
 
 /// Writes `value` with `%HH` for every byte that is neither unreserved nor accepted.

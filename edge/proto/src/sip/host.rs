@@ -1,5 +1,6 @@
 //! Hosts and ports as SIP writes them.
 
+use compact_str::CompactString;
 use core::fmt;
 use core::str::FromStr;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -22,7 +23,7 @@ pub enum HostError {
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Host {
     /// Lower case, without a trailing dot.
-    Name(String),
+    Name(CompactString),
     V4(Ipv4Addr),
     V6(Ipv6Addr),
 }
@@ -59,7 +60,9 @@ impl Host {
         if name.len() > Self::MAX_NAME || !name.split('.').all(label) || is_number(top) {
             return Err(HostError::Invalid);
         }
-        Ok(Host::Name(name.to_ascii_lowercase()))
+        let mut name = CompactString::from(name);
+        name.make_ascii_lowercase();
+        Ok(Host::Name(name))
     }
 
     /// Like [`Host::parse`], but takes an IPv6 address with or without brackets, as `received` and `maddr` may have it
@@ -109,10 +112,11 @@ impl fmt::Display for Host {
 
 /// Whether inet_aton(3) would take the label for a number: decimal, octal or hexadecimal.
 fn is_number(label: &str) -> bool {
-    let lower = label.to_ascii_lowercase();
-    match lower.strip_prefix("0x") {
-        Some(digits) => digits.bytes().all(|b| b.is_ascii_hexdigit()),
-        None => lower.bytes().all(|b| b.is_ascii_digit()),
+    match label.split_at_checked(2) {
+        Some((prefix, digits)) if prefix.eq_ignore_ascii_case("0x") => {
+            digits.bytes().all(|b| b.is_ascii_hexdigit())
+        }
+        _ => label.bytes().all(|b| b.is_ascii_digit()),
     }
 }
 

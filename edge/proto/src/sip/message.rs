@@ -22,7 +22,6 @@ use std::sync::Arc;
 /// CSeq) was checked and typed once, at parse time. Text from here is a peer's: it reaches a wire only through a builder.
 #[derive(Clone)]
 pub struct Message {
-    raw: Bytes,
     parsed: Arc<Parsed>,
 }
 
@@ -57,6 +56,7 @@ struct Field {
 
 #[derive(Debug)]
 struct Parsed {
+    raw: Bytes,
     /// Start line and headers as text, without folds: checked to be UTF-8 once, where slices of `raw` would be at each look.
     head: Box<str>,
     start: Start,
@@ -261,28 +261,21 @@ impl Message {
 
     /// Whether Content-Type is `media_type` (`application/sdp`), parameters aside.
     pub fn has_content_type(&self, media_type: &str) -> bool {
-        let essence = |text: &str| {
-            text.split(';')
-                .next()
-                .map(|t| t.trim().to_ascii_lowercase())
-        };
-        self.content_type()
-            .is_some_and(|text| essence(text) == essence(media_type))
+        self.content_type().is_some_and(|text| {
+            let essence = text.split(';').next().unwrap_or_default();
+            essence.trim().eq_ignore_ascii_case(media_type)
+        })
     }
 
     /// The body; empty when there is none.
-    pub fn body(&self) -> Bytes {
-        let Range { start, end } = self.parsed.body.range();
-        if start <= end && end <= self.raw.len() {
-            self.raw.slice(start..end)
-        } else {
-            Bytes::new()
-        }
+    pub fn body(&self) -> &[u8] {
+        let body = self.parsed.body.range();
+        self.parsed.raw.get(body).unwrap_or_default()
     }
 
     /// The bytes that were parsed.
     pub fn raw(&self) -> &Bytes {
-        &self.raw
+        &self.parsed.raw
     }
 
     /// Only a position that cannot be gives the empty text.

@@ -5,6 +5,7 @@ use crate::sip::grammar::{
 };
 use crate::sip::params::{ParamError, Params};
 use crate::sip::uri::{SipUri, Uri, UriError};
+use compact_str::{CompactString, ToCompactString as _};
 use core::fmt;
 use core::str::FromStr;
 
@@ -27,10 +28,10 @@ pub enum NameAddrError {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct NameAddr {
     /// Unquoted.
-    pub display: Option<String>,
+    pub display: Option<CompactString>,
     pub uri: Uri,
     /// The URI as received. [`fmt::Display`] writes `uri`, not this.
-    pub uri_text: String,
+    pub uri_text: CompactString,
     /// Header parameters.
     pub params: Params,
 }
@@ -41,7 +42,7 @@ impl NameAddr {
         let uri = uri.into();
         NameAddr {
             display: None,
-            uri_text: uri.to_string(),
+            uri_text: uri.to_compact_string(),
             uri,
             params: Params::new(),
         }
@@ -61,7 +62,7 @@ impl NameAddr {
                 if !display.bytes().all(is_display_byte) {
                     return Err(NameAddrError::DisplayName);
                 }
-                let display = (!display.is_empty()).then(|| display.to_owned());
+                let display = (!display.is_empty()).then(|| display.into());
                 Self::parse_bracketed(display, rest)
             }
             None => Self::parse_bare(text),
@@ -73,7 +74,10 @@ impl NameAddr {
         split_list(text).map(NameAddr::parse)
     }
 
-    fn parse_bracketed(display: Option<String>, text: &str) -> Result<NameAddr, NameAddrError> {
+    fn parse_bracketed(
+        display: Option<CompactString>,
+        text: &str,
+    ) -> Result<NameAddr, NameAddrError> {
         let (uri_text, rest) = text
             .strip_prefix('<')
             .and_then(|inner| split_once(inner, b'>'))
@@ -84,7 +88,7 @@ impl NameAddr {
         Ok(NameAddr {
             display,
             uri: Uri::parse(uri_text)?,
-            uri_text: uri_text.to_owned(),
+            uri_text: uri_text.into(),
             params: Params::parse_header(rest)?,
         })
     }
@@ -100,7 +104,7 @@ impl NameAddr {
         Ok(NameAddr {
             display: None,
             uri: Uri::parse(uri_text)?,
-            uri_text: uri_text.to_owned(),
+            uri_text: uri_text.into(),
             params: Params::parse_header(params)?,
         })
     }

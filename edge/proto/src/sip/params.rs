@@ -7,7 +7,9 @@ use crate::sip::grammar::{
     byte_kind, is_token, is_token_byte, is_unreserved, percent_decode, percent_encode,
     quoted_string, split_once, take_while, trim_start, write_quoted,
 };
+use compact_str::CompactString;
 use core::fmt;
+use smallvec::SmallVec;
 
 /// What is wrong with a parameter list.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
@@ -28,7 +30,9 @@ pub enum ParamError {
 
 /// An ordered parameter list. Names compare case-insensitively and appear once; values are unescaped and unquoted.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Params(Vec<(String, Option<String>)>);
+pub struct Params(SmallVec<[Param; 1]>);
+
+type Param = (CompactString, Option<CompactString>);
 
 impl Params {
     /// The most parameters a list may have. Bounds the search for duplicates.
@@ -57,14 +61,14 @@ impl Params {
 
     /// Replaces a parameter's value in place, or appends the parameter.
     pub fn set(&mut self, name: &str, value: Option<&str>) {
-        let value = value.map(str::to_owned);
+        let value = value.map(CompactString::from);
         match self
             .0
             .iter_mut()
             .find(|(n, _)| n.eq_ignore_ascii_case(name))
         {
             Some((_, old)) => *old = value,
-            None => self.0.push((name.to_owned(), value)),
+            None => self.0.push((name.into(), value)),
         }
     }
 
@@ -93,7 +97,11 @@ impl Params {
         self.0.is_empty()
     }
 
-    fn push(&mut self, name: String, value: Option<String>) -> Result<(), ParamError> {
+    fn push(
+        &mut self,
+        name: CompactString,
+        value: Option<CompactString>,
+    ) -> Result<(), ParamError> {
         if self.contains(&name) {
             return Err(ParamError::Duplicate);
         }
@@ -155,12 +163,12 @@ impl Params {
                     if plain.is_empty() {
                         return Err(ParamError::Value);
                     }
-                    (plain.to_owned(), after)
+                    (plain.into(), after)
                 };
                 value = Some(text);
                 rest = trim_start(after);
             }
-            params.push(name.to_owned(), value)?;
+            params.push(name.into(), value)?;
         }
         Ok(params)
     }

@@ -8,6 +8,7 @@ use crate::sip::grammar::{byte_kind, is_unreserved, percent_decode, percent_enco
 pub use crate::sip::host::{Host, HostError};
 use crate::sip::host::{parse_port, split_host_port};
 pub use crate::sip::params::{ParamError, Params};
+use compact_str::CompactString;
 use core::fmt;
 use core::str::FromStr;
 
@@ -139,9 +140,9 @@ impl fmt::Display for Uri {
 pub struct SipUri {
     pub sips: bool,
     /// Unescaped; never empty.
-    pub user: Option<String>,
+    pub user: Option<CompactString>,
     /// Unescaped. Only present behind a user.
-    pub password: Option<String>,
+    pub password: Option<CompactString>,
     pub host: Host,
     pub port: Option<u16>,
     pub params: Params,
@@ -315,7 +316,9 @@ fn params_contain_control(params: &Params) -> bool {
     })
 }
 
-fn parse_userinfo(userinfo: &str) -> Result<(Option<String>, Option<String>), UriError> {
+type Userinfo = (Option<CompactString>, Option<CompactString>);
+
+fn parse_userinfo(userinfo: &str) -> Result<Userinfo, UriError> {
     let (user, password) = match split_once(userinfo, b':') {
         Some((user, password)) => (user, Some(password)),
         None => (userinfo, None),
@@ -341,7 +344,7 @@ fn parse_headers(text: &str) -> Result<Vec<(String, String)>, UriError> {
         if name.is_empty() || headers.len() >= SipUri::MAX_HEADERS {
             return Err(UriError::Header);
         }
-        headers.push((name, value));
+        headers.push((name.into(), value.into()));
     }
     Ok(headers)
 }

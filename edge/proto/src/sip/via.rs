@@ -3,6 +3,7 @@
 use crate::sip::grammar::{is_token_byte, take_while, trim, trim_start};
 use crate::sip::host::{Host, HostError, parse_port, split_host_port};
 use crate::sip::params::{ParamError, Params};
+use compact_str::CompactString;
 use core::fmt;
 use core::str::FromStr;
 use std::net::{IpAddr, SocketAddr};
@@ -22,7 +23,7 @@ pub enum ViaError {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Via {
     /// Upper case: `UDP`, `TCP`, `TLS`, ...
-    pub transport: String,
+    pub transport: CompactString,
     pub host: Host,
     pub port: Option<u16>,
     pub params: Params,
@@ -37,7 +38,7 @@ impl Via {
         let mut params = Params::new();
         params.set("branch", Some(branch));
         Via {
-            transport: transport.to_ascii_uppercase(),
+            transport: upper_case(transport),
             host,
             port,
             params,
@@ -62,7 +63,7 @@ impl Via {
             };
         let (host, port) = split_host_port(sent_by);
         Ok(Via {
-            transport: transport.to_ascii_uppercase(),
+            transport: upper_case(transport),
             host: Host::parse(trim(host))?,
             port: port.map(|port| parse_port(trim(port))).transpose()?,
             params: Params::parse_header(params)?,
@@ -125,6 +126,12 @@ impl Via {
             self.params.remove("received");
         }
     }
+}
+
+fn upper_case(transport: &str) -> CompactString {
+    let mut transport = CompactString::from(transport);
+    transport.make_ascii_uppercase();
+    transport
 }
 
 /// `SLASH token` at the front of `text`.

@@ -301,7 +301,7 @@ fn the_next_address_is_of_the_other_family() {
         let caller = calling(w);
         w.resolve(Ok(vec![V6.ai, w.site.ai]));
         let (mut agent, invite) = invited(w, V6.ai, AGENT_RTP);
-        let body = String::from_utf8_lossy(&invite.body()).into_owned();
+        let body = String::from_utf8_lossy(invite.body()).into_owned();
         assert!(body.contains("c=IN IP6 2001:db8::1\r\n"), "{body}");
         assert!(text(&invite).contains("Via: SIP/2.0/TCP [2001:db8::1]:5060;"));
         agent.answers(w, &invite, 503);

@@ -20,12 +20,12 @@ fn hold_and_resume_by_either_side() {
         flow(config, |w| {
             let (mut caller, mut agent) = answered(w);
             let ok = changes(w, &mut caller, |sdp| sdp.direction(hold));
-            assert_eq!(direction(&ok.body()), answer);
+            assert_eq!(direction(ok.body()), answer);
             w.assert_bridges(&[caller_held]);
             // The other side is not bothered.
             w.assert_silent(w.site.ai);
             let ok = changes(w, &mut caller, |sdp| sdp.direction("sendrecv"));
-            assert_eq!(direction(&ok.body()), "sendrecv");
+            assert_eq!(direction(ok.body()), "sendrecv");
             w.assert_bridges(&["4000<>4100"]);
             changes(w, &mut agent, |sdp| sdp.direction(hold));
             w.assert_bridges(&[agent_held]);
@@ -46,7 +46,7 @@ fn hold_with_an_unspecified_address() {
     flow(config, |w| {
         let (mut caller, mut agent) = answered(w);
         let ok = changes(w, &mut caller, Sdp::unspecified);
-        assert_eq!(direction(&ok.body()), "recvonly");
+        assert_eq!(direction(ok.body()), "recvonly");
         w.assert_bridges(&["4000>4100"]);
         let back = w.site.carrier;
         changes(w, &mut caller, |mut sdp| {
@@ -79,7 +79,7 @@ fn an_endpoint_that_moves() {
     flow(config, |w| {
         let (mut caller, mut agent) = answered(w);
         let ok = changes(w, &mut caller, |sdp| sdp.port(4010));
-        assert_eq!(direction(&ok.body()), "sendrecv");
+        assert_eq!(direction(ok.body()), "sendrecv");
         w.assert_bridges(&["4010<>4100"]);
         hang_up(w, &mut caller, &mut [&mut agent]);
     });
@@ -108,8 +108,8 @@ fn a_refresh_without_an_offer() {
         caller.says(w, "INVITE");
         let ok = caller.gets(w, "200 INVITE");
         // Our offer is what is in use; the answer comes with the ACK.
-        assert_eq!(formats(&ok.body()), [0, 101]);
-        assert_eq!(direction(&ok.body()), "sendrecv");
+        assert_eq!(formats(ok.body()), [0, 101]);
+        assert_eq!(direction(ok.body()), "sendrecv");
         let answer = caller.sdp.clone().port(4010).text();
         caller.acks_with(w, &ok, &answer);
         w.assert_bridges(&["4010<>4100"]);
@@ -126,7 +126,7 @@ fn a_refresh_without_an_offer_ends_a_hold() {
         caller.says(w, "INVITE");
         let ok = caller.gets(w, "200 INVITE");
         // RFC 3261 §14.2: an offer of what we can do, not of what the peer's hold left of it.
-        assert_eq!(direction(&ok.body()), "sendrecv");
+        assert_eq!(direction(ok.body()), "sendrecv");
         let answer = caller.sdp.clone().direction("sendrecv").text();
         caller.acks_with(w, &ok, &answer);
         w.assert_bridges(&["4000<>4100"]);
@@ -157,7 +157,7 @@ fn update_with_and_without_an_offer() {
         let hold = agent.sdp.clone().direction("sendonly").text();
         agent.sends(w, "UPDATE", &[], &hold);
         let ok = agent.gets(w, "200 UPDATE");
-        assert_eq!(direction(&ok.body()), "recvonly");
+        assert_eq!(direction(ok.body()), "recvonly");
         assert!(ok.header(HeaderName::Contact).is_some());
         w.assert_bridges(&["4000<4100"]);
         hang_up(w, &mut caller, &mut [&mut agent]);

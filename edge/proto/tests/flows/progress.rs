@@ -81,7 +81,7 @@ fn early_media_is_heard() {
         let (mut agent, invite) = invited(w, w.site.ai, AGENT_RTP);
         agent.accepts(w, &invite, 183);
         let early = caller.gets(w, "183 INVITE");
-        assert_eq!(formats(&early.body()), [0, 101]);
+        assert_eq!(formats(early.body()), [0, 101]);
         w.assert_bridges(&["4000<>4100"]);
         agent.answers(w, &invite, 180);
         caller.gets(w, "180 INVITE");
@@ -156,7 +156,7 @@ fn an_invite_without_an_offer() {
         caller.says(w, "INVITE");
         caller.gets(w, "100 INVITE");
         let (mut agent, invite) = invited(w, w.site.ai, AGENT_RTP);
-        assert_eq!(formats(&invite.body()), [0, 8, 9, 101]);
+        assert_eq!(formats(invite.body()), [0, 8, 9, 101]);
         agent.sdp = agent.sdp.codecs(&[8, 101]);
         agent.answers(w, &invite, 180);
         assert!(caller.gets(w, "180 INVITE").body().is_empty());
@@ -164,7 +164,7 @@ fn an_invite_without_an_offer() {
         agent.gets(w, "ACK");
         // Our offer is in the 2xx, the answer in the ACK.
         let ok = caller.gets(w, "200 INVITE");
-        assert_eq!(formats(&ok.body()), [8, 101]);
+        assert_eq!(formats(ok.body()), [8, 101]);
         w.assert_bridges(&["0|4100"]);
         caller.sdp = caller.sdp.codecs(&[8]);
         let answer = caller.sdp.text();

@@ -10,7 +10,7 @@ fn other_codec(w: &mut World) -> (Ua, Ua, Ua) {
     let (caller, agent, human, invite) = before_the_other_codec(w);
     let (mut caller, agent, human) = wants_the_other(w, caller, agent, human, &invite);
     let reinvite = caller.gets(w, "INVITE");
-    assert_eq!(formats(&reinvite.body()), [8, 101]);
+    assert_eq!(formats(reinvite.body()), [8, 101]);
     // Until the caller agrees everything stays.
     w.assert_bridges(&["4000<>4100"]);
     w.assert_silent(w.site.ai);
@@ -27,7 +27,7 @@ fn before_the_other_codec(w: &mut World) -> (Ua, Ua, Ua, Message) {
     referred(w, &mut agent, TARGET, &[]);
     let (human, invite) = invited(w, w.site.human, HUMAN_RTP);
     // What is in use comes first, so that no re-INVITE is needed; then what else the caller can do.
-    assert_eq!(formats(&invite.body()), [0, 101, 8]);
+    assert_eq!(formats(invite.body()), [0, 101, 8]);
     (caller, agent, human, invite)
 }
 
@@ -75,7 +75,7 @@ fn back_to_the_agent(w: &mut World, mut caller: Ua, mut agent: Ua, mut human: Ua
 fn nothing_is_asked_of_the_caller_when_it_is_understood() {
     flow(config, |w| {
         let (mut caller, mut agent, mut human, invite) = transferring(w);
-        assert_eq!(formats(&invite.body()), [0, 101]);
+        assert_eq!(formats(invite.body()), [0, 101]);
         let last = bridging(w, &mut agent, &mut human, &invite);
         w.assert_silent(w.site.carrier);
         w.assert_bridges(&["4000<>4200"]);
@@ -203,7 +203,7 @@ fn the_change_meets_the_callers_own() {
         // RFC 3261 §14.1: within two seconds ours is tried again.
         w.advance(seconds(2));
         let again = caller.gets(w, "INVITE");
-        assert_eq!(formats(&again.body()), [8, 101]);
+        assert_eq!(formats(again.body()), [8, 101]);
         caller.sdp = caller.sdp.codecs(&[8, 101]);
         caller.accepts(w, &again, 200);
         caller.gets(w, "ACK");
@@ -267,7 +267,7 @@ fn the_human_hangs_up_before_the_caller_agreed() {
         caller.accepts(w, &ours, 200);
         caller.gets(w, "ACK");
         let back = caller.gets(w, "INVITE");
-        assert_eq!(formats(&back.body()), [0, 101]);
+        assert_eq!(formats(back.body()), [0, 101]);
         caller.sdp = before;
         caller.accepts(w, &back, 200);
         caller.gets(w, "ACK");
@@ -315,7 +315,7 @@ fn a_codec_of_the_target_that_the_caller_does_not_send_first() {
         human.accepts(w, &invite, 200);
         human.gets(w, "ACK");
         let reinvite = caller.gets(w, "INVITE");
-        assert_eq!(formats(&reinvite.body()), [8, 101]);
+        assert_eq!(formats(reinvite.body()), [8, 101]);
         caller.sdp = caller.sdp.codecs(&[8, 101]);
         caller.accepts(w, &reinvite, 200);
         caller.gets(w, "ACK");

@@ -91,7 +91,7 @@ fn seen_by_us(
     (
         uri.host.to_string(),
         uri.port,
-        uri.user.clone(),
+        uri.user.as_ref().map(ToString::to_string),
         uri.lr(),
         uri.transport().map(str::to_ascii_lowercase),
     )
@@ -106,7 +106,7 @@ proptest! {
         let theirs = rsip::Request::try_from(&bytes[..]).unwrap();
         prop_assert_eq!(ours.method().unwrap().to_string(), theirs.method.to_string());
         prop_assert_eq!(seen_by_us(ours.uri().unwrap()), seen_by_rsip(&theirs.uri));
-        prop_assert_eq!(&ours.body()[..], &theirs.body[..]);
+        prop_assert_eq!(ours.body(), &theirs.body[..]);
 
         let from = theirs.from_header().unwrap().typed().unwrap();
         prop_assert_eq!(seen_by_us(&ours.from().uri), seen_by_rsip(&from.uri));

@@ -225,7 +225,7 @@ fn bodies_and_phrases() {
     assert_eq!(read("rfc4475-noreason").reason(), Some(""));
     let transports: Vec<String> = read("rfc4475-transports")
         .values(HeaderName::Via)
-        .map(|value| Via::parse(value).unwrap().transport)
+        .map(|value| Via::parse(value).unwrap().transport.into())
         .collect();
     assert_eq!(transports, ["UDP", "SCTP", "TLS", "UNKNOWN", "TCP"]);
 }

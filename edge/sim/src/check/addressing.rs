@@ -52,7 +52,7 @@ fn names(facts: &Facts<'_>, config: &Config, remote: SocketAddr) -> bool {
                     .places
                     .side_of(remote.ip())
                     .is_some_and(|side| {
-                        side.domain() == Some(uri.host.as_str()) && side.name() == trunk.name
+                        side.domain() == Some(uri.host.as_str()) && *side.name() == *trunk.name
                     })
         });
         listed || leads

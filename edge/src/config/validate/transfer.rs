@@ -135,7 +135,7 @@ pub(super) fn cross_check(sink: &mut Sink<'_>, config: &Config, raw: &[RawTrunk]
             for fallback in &raw.fallback {
                 match evaluate_fallback(config, trunk, &fallback.value) {
                     Err(refusal) => sink.error(&fallback.place, refusal.detail),
-                    Ok(target) if callees.insert(target.trunk.name.clone()) => {
+                    Ok(target) if callees.insert(target.trunk.name.to_string()) => {
                         check_families(sink, config, trunk, &target.trunk.name, &fallback.place);
                     }
                     Ok(_) => {}
@@ -178,7 +178,7 @@ fn check_hosts(
             sink.warning(place, format!("{text:?} can match nothing: its host is neither this edge nor in the uri of a trunk"));
         }
         for callee in served {
-            if callees.insert(callee.name.clone()) {
+            if callees.insert(callee.name.to_string()) {
                 check_families(sink, config, trunk, &callee.name, place);
             }
         }

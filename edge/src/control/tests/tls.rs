@@ -277,7 +277,7 @@ fn connect_tls(remote: SocketAddr, server_name: &str) -> Output {
         remote,
         tls: Some(TlsTarget {
             server_name: server_name.to_owned(),
-            trunk: "agents".to_owned(),
+            trunk: "agents".into(),
         }),
     }
 }

@@ -187,7 +187,7 @@ pub fn family_check(
     let usable = families.and(Families::of_media(&config.media));
     if usable.is_empty() {
         return Err(FamilyMismatch::NoMedia {
-            target: target.name.clone(),
+            target: target.name.to_string(),
             families,
         });
     }
@@ -198,16 +198,16 @@ pub fn family_check(
     let theirs = Families::from(transferor.network);
     if families.and(theirs).is_empty() {
         return Err(FamilyMismatch::Transferor {
-            transferor: transferor.name.clone(),
+            transferor: transferor.name.to_string(),
             theirs,
-            target: target.name.clone(),
+            target: target.name.to_string(),
             families,
         });
     }
     if shared.is_empty() {
         return Err(FamilyMismatch::Transferee {
             theirs: transferee.families,
-            target: target.name.clone(),
+            target: target.name.to_string(),
             families,
         });
     }

@@ -212,7 +212,8 @@ pub(super) fn is_dialled(c: char) -> bool {
 }
 
 fn unescape(part: &str) -> Result<String, PatternError> {
-    percent_decode(part, |_| true).ok_or(PatternError::Escape)
+    let text = percent_decode(part, |_| true);
+    text.map(String::from).ok_or(PatternError::Escape)
 }
 
 #[cfg(test)]

@@ -54,7 +54,7 @@ pub fn route<'a>(
         .filter(|user| !user.is_empty())
         .ok_or(RouteRefusal::NumberMissing)?;
     let matching =
-        |route: &&Route| route.from == from.name && Glob::new(&route.number).matches(user);
+        |route: &&Route| *route.from == *from.name && Glob::new(&route.number).matches(user);
     let route = config
         .routes
         .iter()

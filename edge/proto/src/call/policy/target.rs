@@ -287,7 +287,7 @@ pub fn allow_target(
             user: &refer_to.user,
             host: &address.host,
             port: address.port,
-            to_via: via == Some(trunk.name.as_str()),
+            to_via: via == Some(&*trunk.name),
         },
     };
     let mut patterns = policy.into_iter().flat_map(|policy| &policy.targets);

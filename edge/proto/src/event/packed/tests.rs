@@ -99,12 +99,12 @@ fn events() -> Vec<Event> {
         },
         EventKind::Request {
             trunk: ai.clone(),
-            method: Arc::from("INVITE"),
+            method: Method::Invite,
             direction: Direction::Inbound,
         },
         EventKind::Response {
             trunk: ai.clone(),
-            method: Arc::from("INVITE"),
+            method: Method::Invite,
             code: 603,
             direction: Direction::Outbound,
             elapsed: Some(Duration::from_micros(1_500)),

@@ -1,6 +1,7 @@
 use super::*;
 use crate::config::Transport;
 use crate::event::{HangupBy, TransferRecord};
+use crate::sip::Method;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
@@ -68,12 +69,12 @@ fn every_kind() -> Vec<EventKind> {
         },
         EventKind::Request {
             trunk: trunk(),
-            method: Arc::from("INVITE"),
+            method: Method::Invite,
             direction: Direction::Inbound,
         },
         EventKind::Response {
             trunk: trunk(),
-            method: Arc::from("INVITE"),
+            method: Method::Invite,
             code: 200,
             direction: Direction::Outbound,
             elapsed: Some(Duration::from_millis(1_234)),

@@ -54,6 +54,19 @@ fn routes(message: &Message) -> Vec<&str> {
 const ROUTED: &str = "Record-Route: <sip:p3.example.net;lr>, <sip:p2.example.net;lr>;x=y\r\n\
                       Record-Route: <sip:p1.example.net;lr>\r\n";
 
+/// [`Dialog::uac`] with a whole message.
+fn uac(sent: &Message, response: &Message) -> Result<Dialog, DialogError> {
+    let request = SentRequest {
+        uri: sent.request_uri().unwrap(),
+        call_id: sent.call_id(),
+        local_tag: sent.from_tag().unwrap(),
+        local: &party(sent.from()),
+        remote: &party(sent.to()),
+        number: sent.cseq().number,
+    };
+    Dialog::uac(request, response)
+}
+
 #[test]
 fn as_uas_the_route_set_is_in_order() {
     let dialog = Dialog::uas(&invite(&format!("{ROUTED}{CALLER}")), "ours").unwrap();
@@ -92,7 +105,7 @@ fn as_uac_the_route_set_is_reversed() {
             "<sip:p1.example.net;lr>, <sip:p2.example.net;lr>",
         )],
     );
-    let mut dialog = Dialog::uac(&sent, &early).unwrap();
+    let mut dialog = uac(&sent, &early).unwrap();
     assert_eq!(dialog.state, DialogState::Early);
     assert_eq!((dialog.local_seq, dialog.remote_seq), (7, None));
     assert_eq!(
@@ -119,7 +132,7 @@ fn as_uac_the_route_set_is_reversed() {
         ],
     );
     dialog.confirm_by(&answer).unwrap();
-    assert_eq!(dialog, Dialog::uac(&sent, &answer).unwrap());
+    assert_eq!(dialog, uac(&sent, &answer).unwrap());
     assert_eq!(dialog.state, DialogState::Confirmed);
     assert_eq!(dialog.route_set, ["<sip:p9.example.net;lr>"]);
     assert_eq!(dialog.remote_target, "sip:callee@198.51.100.1");
@@ -139,7 +152,7 @@ fn as_uac_the_route_set_is_reversed() {
 #[test]
 fn a_bad_2xx_leaves_the_early_dialog_as_it_was() {
     let sent = invite(CALLER);
-    let mut dialog = Dialog::uac(&sent, &response(&sent, 183, "callee", &[])).unwrap();
+    let mut dialog = uac(&sent, &response(&sent, 183, "callee", &[])).unwrap();
     let before = dialog.clone();
     for headers in [
         [("Contact", "<tel:+1234567890>"), ("X", "y")],
@@ -184,7 +197,7 @@ fn what_makes_no_dialog() {
     let sent = invite(CALLER);
     for code in [100, 302, 486] {
         assert_eq!(
-            Dialog::uac(&sent, &response(&sent, code, "callee", &[])),
+            uac(&sent, &response(&sent, code, "callee", &[])),
             Err(DialogError::NoDialog(code))
         );
     }
@@ -193,7 +206,7 @@ fn what_makes_no_dialog() {
             .unwrap()
             .replace("tag=caller", "tag=guess"),
     );
-    assert_eq!(Dialog::uac(&sent, &other), Err(DialogError::Mismatch));
+    assert_eq!(uac(&sent, &other), Err(DialogError::Mismatch));
 }
 
 #[test]
@@ -279,7 +292,7 @@ fn the_ack_of_a_2xx_keeps_the_number_and_takes_none() {
         "callee",
         &[("Contact", "<sip:callee@198.51.100.1>")],
     );
-    let mut dialog = Dialog::uac(&sent, &answer).unwrap();
+    let mut dialog = uac(&sent, &answer).unwrap();
     let first = dialog.ack(7, &VIA).build();
     assert_eq!(first, dialog.ack(7, &VIA).build());
     let ack = parse(first);
@@ -428,7 +441,7 @@ fn a_sips_request_makes_a_secure_dialog() {
     let sips = request("INVITE", "SIPS:+1234567890@203.0.113.5", 7, contact);
     assert!(Dialog::uas(&sips, "ours").unwrap().secure);
     let answer = response(&sips, 200, "callee", &[]);
-    assert!(Dialog::uac(&sips, &answer).unwrap().secure);
+    assert!(uac(&sips, &answer).unwrap().secure);
 }
 
 proptest! {

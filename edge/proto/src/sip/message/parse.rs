@@ -23,8 +23,7 @@ pub(super) fn parse(raw: Bytes, limits: &MessageLimits) -> Result<Message, Messa
     }
     match parse_message(&raw, limits) {
         Ok(parsed) => Ok(Message {
-            raw,
-            parsed: Arc::new(parsed),
+            parsed: Arc::new(Parsed { raw, ..parsed }),
         }),
         Err(fault) => Err(MessageError {
             fault,
@@ -65,6 +64,7 @@ fn parse_message(raw: &[u8], limits: &MessageLimits) -> Result<Parsed, MessageFa
     .parse(start, limits)?;
     let body = body_span(raw.len(), head_bytes, parsed.content_length)?;
     Ok(Parsed {
+        raw: Bytes::new(),
         start: parsed.start,
         body,
         via: parsed.via,

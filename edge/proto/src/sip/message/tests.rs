@@ -81,7 +81,7 @@ fn a_request() {
     );
     assert!(m.has_content_type("application/sdp"));
     assert!(!m.has_content_type("application/sdpx"));
-    assert_eq!(&m.body()[..], b"body");
+    assert_eq!(m.body(), b"body");
     assert_eq!(&m.raw()[..], REQUEST.as_bytes());
     assert_eq!(
         format!("{m:?}"),
@@ -247,7 +247,7 @@ fn mandatory_headers() {
         assert_eq!(bad, MessageFault::From(value), "{tag}");
     }
     assert_eq!(
-        &parse(&REQUEST.replace("l: 4\r\n", "")).unwrap().body()[..],
+        parse(&REQUEST.replace("l: 4\r\n", "")).unwrap().body(),
         b"bodytrailing"
     );
 }

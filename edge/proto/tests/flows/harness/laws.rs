@@ -105,7 +105,7 @@ impl Laws {
             .header(HeaderName::SubscriptionState)
             .expect("Subscription-State");
         assert_eq!(message.content_type(), Some("message/sipfrag;version=2.0"));
-        let body = String::from_utf8_lossy(&message.body()).into_owned();
+        let body = String::from_utf8_lossy(message.body()).into_owned();
         let key = (dialog.0, dialog.1, event);
         let code: u16 = body[8..11].parse().expect("a status");
         let last = code >= 200;
@@ -146,7 +146,7 @@ impl Laws {
 
     /// RFC 3264 §8: the origin stays, and its version counts the changes.
     fn description(&mut self, peer: SocketAddr, message: &Message, text: &str) {
-        let body = String::from_utf8_lossy(&message.body()).into_owned();
+        let body = String::from_utf8_lossy(message.body()).into_owned();
         if !body.starts_with("v=0") {
             return;
         }

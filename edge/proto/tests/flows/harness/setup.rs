@@ -140,7 +140,7 @@ pub fn edit_trunk(config: &mut Config, name: &str, change: impl FnOnce(&mut Trun
     let slot = config
         .trunks
         .iter_mut()
-        .find(|trunk| trunk.name == name)
+        .find(|trunk| *trunk.name == *name)
         .expect("the trunk exists");
     change(Arc::get_mut(slot).expect("the trunk is not shared yet"));
 }

@@ -120,7 +120,7 @@ pub fn transferred(world: &mut World) -> (Ua, Ua) {
 
 /// The status in a NOTIFY's body.
 pub fn sipfrag(notify: &Message) -> String {
-    let body = String::from_utf8_lossy(&notify.body()).into_owned();
+    let body = String::from_utf8_lossy(notify.body()).into_owned();
     body.strip_prefix("SIP/2.0 ")
         .and_then(|rest| rest.strip_suffix("\r\n"))
         .unwrap_or_else(|| panic!("not one status line: {body}"))

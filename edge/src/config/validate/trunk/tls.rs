@@ -41,7 +41,7 @@ pub(in super::super) fn clients(
             sink.warning(place, warning);
         }
         match client_config(&files) {
-            Ok(config) => drop(clients.insert(trunk.name.clone(), config)),
+            Ok(config) => drop(clients.insert(trunk.name.to_string(), config)),
             Err(fault) => sink.error(place, fault.to_string()),
         }
     }

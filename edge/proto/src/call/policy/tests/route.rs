@@ -29,7 +29,7 @@ fn the_first_match_wins() {
     let config = fixture.build();
     let ask = |user| {
         route(&config, config.trunk_named("carrier").unwrap(), user).map(|routed| {
-            let names: Vec<_> = routed.trunks.iter().map(|t| t.name.as_str()).collect();
+            let names: Vec<_> = routed.trunks.iter().map(|t| &*t.name).collect();
             format!("{} to {}", routed.number, names.join(","))
         })
     };

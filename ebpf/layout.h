@@ -170,13 +170,14 @@ struct edge_flow {
  * declares the structs.
  */
 #define EDGE_STEER_FAMILIES 2
+#define EDGE_STEER_THREADS 64
 /* Shared sockets of all media threads. */
 #define EDGE_STEER_SOCKETS 1024
 /* Windows of 2^26 ns, which is 67 ms. */
 #define EDGE_STEER_WINDOW 26
-/* Packets of a flow in one window (10,000 per second) that go to the shared socket. */
+/* Packets of a latched source in one window (10,000 per second) that go to `socket`. */
 #define EDGE_STEER_PACKETS 671
-/* Packets of strangers in one window (1,000 per second) that reach a latched port's own socket. */
+/* Packets of others in one window (1,000 per second) that are received at all. */
 #define EDGE_STEER_STRANGERS 67
 
 /* In the place of a socket: nobody may send to the port, which is a shared socket's own. */
@@ -188,16 +189,26 @@ struct edge_steer_scope {
 	__u32 media6[4];
 };
 
-/* steered[port], or for IPv6 steered[EDGE_PORTS + port]: the latched flow of a media port. */
+/*
+ * steered[port], or for IPv6 steered[EDGE_PORTS + port]: what is received at a media port by which socket, 0: the one that is
+ * bound there, if any; n: sockets[n - 1].
+ */
 struct edge_steered {
+	/* The latched source; port 0: none. */
 	__u32 source[4];
 	__u16 port;
-	/* 0: none; EDGE_STEER_CLOSED; n: sockets[n - 1]. */
+	/* What comes from there; 0: as `others`. Or EDGE_STEER_CLOSED. */
 	__u16 socket;
+	/* What else comes: from others, and what the latched source sends too much. */
+	__u16 others;
+	/* The media thread whose port it is. */
+	__u16 thread;
 	/* Of the program: what it has counted in which window. */
 	__u32 window;
 	__u32 packets;
 	__u32 strangers;
 };
+
+/* steer_refused[thread] (__u64): packets of others beyond EDGE_STEER_STRANGERS. */
 
 #endif

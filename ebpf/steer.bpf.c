@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 /*
- * Which socket a media packet is for. A latched flow's packets go to the one socket that a media thread shares among all of
- * them; everything else about a media port (a peer that is not known yet, a stranger) stays with the port's own socket, which
- * the daemon judges packet by packet. The relay checks every source again, so a doubt here lets the kernel look up as always.
+ * Which socket a media packet is for. Media threads have a few sockets that all their flows share: the packets of a latched
+ * source go to one, what comes to a port that is not latched yet to another, so that neither can fill the queue of the other.
+ * Where a port has a socket of its own, what is not of the latched source stays with that. The relay checks every source
+ * again, so a doubt here lets the kernel look up as always.
  */
 #include "layout.h"
 
@@ -37,6 +38,13 @@ struct {
 	__type(key, __u32);
 	__type(value, struct edge_steer_scope);
 } steer_scope SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, EDGE_STEER_THREADS);
+	__type(key, __u32);
+	__type(value, __u64);
+} steer_refused SEC(".maps");
 
 /*
  * Whether a field of the context is `value`. The compiler must not make one read of a computed address out of two, as it does where
@@ -77,6 +85,16 @@ static __always_inline int is_from(const struct bpf_sk_lookup *ctx, const struct
 	       IS(ctx->remote_ip6[2], flow->source[2]) && IS(ctx->remote_ip6[3], flow->source[3]);
 }
 
+static __always_inline int refuse(const struct edge_steered *flow)
+{
+	__u32 thread = flow->thread;
+	__u64 *refused = bpf_map_lookup_elem(&steer_refused, &thread);
+
+	if (refused)
+		__sync_fetch_and_add(refused, 1);
+	return SK_DROP;
+}
+
 SEC("sk_lookup")
 int edge_steer(struct bpf_sk_lookup *ctx)
 {
@@ -96,7 +114,7 @@ int edge_steer(struct bpf_sk_lookup *ctx)
 		return SK_PASS;
 	key = index;
 	flow = bpf_map_lookup_elem(&steered, &key);
-	if (!flow || !flow->socket)
+	if (!flow || !(flow->socket || flow->others))
 		return SK_PASS;
 	if (flow->socket == EDGE_STEER_CLOSED)
 		return SK_DROP;
@@ -107,14 +125,18 @@ int edge_steer(struct bpf_sk_lookup *ctx)
 		flow->packets = 0;
 		flow->strangers = 0;
 	}
-	if (!is_from(ctx, flow)) {
+	key = flow->others;
+	if (is_from(ctx, flow)) {
+		/* No audio: what it sends too much may meet others of its kind, not the queue that all share. */
+		if (++flow->packets <= EDGE_STEER_PACKETS && flow->socket)
+			key = flow->socket;
+	} else if (++flow->strangers > EDGE_STEER_STRANGERS) {
 		/* The daemon counts strangers, but not at any price. */
-		return ++flow->strangers > EDGE_STEER_STRANGERS ? SK_DROP : SK_PASS;
+		return refuse(flow);
 	}
-	/* No audio: what it sends too much may fill its own socket, not the queue that all share. */
-	if (++flow->packets > EDGE_STEER_PACKETS)
+	if (!key)
 		return SK_PASS;
-	key = flow->socket - 1;
+	key--;
 	socket = bpf_map_lookup_elem(&sockets, &key);
 	if (!socket)
 		return SK_PASS;

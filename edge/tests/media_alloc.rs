@@ -7,10 +7,11 @@ mod bench;
 use bench::{Bench, Party, V4, conversation, talk};
 use edge_proto::relay::{Component, DropReason};
 use sip_edge::media::steering::Steering;
-use sip_edge::media::{Hub, MediaOptions};
+use sip_edge::media::{Hub, MediaOptions, Sharing};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Counts what threads that asked for it allocate.
 struct Counting;
@@ -55,21 +56,19 @@ static ALLOCATOR: Counting = Counting;
 
 #[test]
 fn relaying_and_dropping_allocate_nothing() {
-    for steered in [false, true] {
-        STEERED.store(steered, Ordering::Relaxed);
+    for sharing in [None, Some(Sharing::Senders), Some(Sharing::Ports)] {
+        *SHARING.lock().unwrap() = sharing;
         relay_and_drop();
     }
 }
 
-/// Whether flows share sockets.
-static STEERED: AtomicBool = AtomicBool::new(false);
+/// What flows share.
+static SHARING: Mutex<Option<Sharing>> = Mutex::new(None);
 
 fn hub() -> Option<Hub> {
-    if !STEERED.load(Ordering::Relaxed) {
-        return None;
-    }
+    let sharing = (*SHARING.lock().unwrap())?;
     let opened = Steering::attach([V4.parse().unwrap()])
-        .and_then(|steering| Ok(Hub::open(steering.thread(0)?, &(10_000..=60_000), true)));
+        .and_then(|steering| Ok(Hub::open(steering.thread(0)?, &(10_000..=60_000), sharing)));
     opened
         .inspect_err(|error| println!("skipped: flows cannot share sockets here ({error})"))
         .ok()

@@ -1,4 +1,4 @@
-//! The tests of `media_relay` where latched flows share sockets, and what is only true then.
+//! The tests of `media_relay` where latched flows share sockets, but ports have their own, and what is only true then.
 
 #[path = "media_relay/bench.rs"]
 mod bench;
@@ -10,35 +10,15 @@ mod life;
 mod overload;
 #[path = "media_relay/relay.rs"]
 mod relay;
+#[path = "media_relay/shared.rs"]
+mod shared;
 #[path = "media_relay/steered.rs"]
 mod steered;
 
-use sip_edge::media::Hub;
-use sip_edge::media::steering::Steering;
+use sip_edge::media::{Hub, Sharing};
 
 fn hub() -> Option<Hub> {
-    let addresses = [bench::V4, bench::V6].map(|text| text.parse().unwrap());
-    let opened = Steering::attach(addresses)
-        .and_then(|steering| Ok(Hub::open(steering.thread(0)?, &(10_000..=60_000), true)));
-    match opened {
-        Ok(hub) => {
-            assert!(hub.faults().is_empty(), "{:?}", hub.faults());
-            Some(hub)
-        }
-        Err(error) => {
-            // Anything but a want of privilege is a fault of the program.
-            let text = error_with_causes(&error);
-            assert!(text.contains("not permitted"), "{text}");
-            println!("skipped: flows cannot share sockets here ({text})");
-            None
-        }
-    }
-}
-
-fn error_with_causes(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(Some(error), |error| error.source());
-    let texts: Vec<_> = causes.map(|error| error.to_string()).collect();
-    texts.join(": ")
+    shared::hub(Sharing::Senders)
 }
 
 /// What media by a raw socket would escape is noticed.

@@ -205,6 +205,8 @@ fn the_steering_program_has_the_same_structs() {
             source,
             port,
             socket,
+            others,
+            thread,
             window,
             packets,
             strangers,

@@ -41,13 +41,22 @@ impl Environment {
         }
     }
 
-    /// The first port of `ports` that the kernel may give to an outgoing socket.
+    /// The first port of `ports` that the kernel may give to an outgoing socket. As far as that is known: see
+    /// [`Environment::handed_out_port`].
     pub(super) fn contested_port(&self, ports: &RangeInclusive<u16>) -> Option<u16> {
         let ephemeral = self.ephemeral_ports.as_ref()?;
         let is_reserved = |port: &u16| self.reserved_ports.iter().any(|r| r.contains(port));
         ports
             .clone()
             .find(|port| ephemeral.contains(port) && !is_reserved(port))
+    }
+
+    /// The first port of `ports` of which it is not sure that the kernel gives it to nobody who did not ask for it.
+    pub fn handed_out_port(&self, ports: &RangeInclusive<u16>) -> Option<u16> {
+        match self.ephemeral_ports {
+            Some(_) => self.contested_port(ports),
+            None => Some(*ports.start()),
+        }
     }
 }
 
@@ -83,6 +92,11 @@ mod tests {
         assert_eq!(
             Environment::default().contested_port(&(10_000..=60_000)),
             None
+        );
+        assert_eq!(environment.handed_out_port(&(10_000..=40_000)), None);
+        assert_eq!(
+            Environment::default().handed_out_port(&(10_000..=40_000)),
+            Some(10_000)
         );
     }
 }

@@ -1,42 +1,78 @@
-//! The sockets that the flows of a media thread share: one that receives per family, and one that sends.
+//! The sockets that the flows of a media thread share: a few that receive per family, and one that sends.
 //!
 //! What a flow costs beside its packets' own work is mostly memory that the processor has not in its caches: several kilobytes of sockets,
 //! files and their bookkeeping for each flow and direction. Shared sockets stay in the caches however many flows there are, and one of
 //! them wakes the thread once for the packets of all.
 //!
-//! Ports keep a socket of their own all the same. It reserves the port, it receives until the peer is known, and it takes what
-//! [`super::steering`] does not give to the shared one.
+//! How much is shared ([`Sharing`]) depends on what the host permits. Where ports have sockets of their own all the same, these reserve
+//! them, receive until the peer is known, and take what [`super::steering`] does not give to a shared one.
 
 use super::counters::MediaCounters;
 use super::endpoint::SETTLE;
 use super::received::SharedShape;
 use super::ring::Ring;
-use super::sockets::{MediaSocket, RawSender};
+use super::sockets::{MediaSocket, RawSender, bind_pair};
 use super::steering::{SharedSocket, SteeringError, ThreadSteering};
 use super::token::Token;
 use edge_proto::id::AllocationId;
-use edge_proto::relay::DropReason;
+use edge_proto::relay::{Component, DropReason};
 use edge_proto::time::Instant;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::os::fd::AsFd;
 
-/// Receivers at most: per family one that tells when it received a packet, and one that does not.
-const RECEIVERS: u32 = 4;
+/// Receivers at most: each [`Role`] for two families.
+const RECEIVERS: u32 = 2 * Role::ALL.len() as u32;
 /// Entries of the file table that a hub needs: its receivers, then a sender per family.
 pub const FILES: u32 = RECEIVERS + 2;
 
-/// Half the ports of a family: RTP's are even, and RTCP is not steered, since a packet every few seconds gains nothing.
-const LEASES: usize = 1 << 15;
+/// Pairs of ports that a family has: even ones are RTP's, and the next is its RTCP's.
+const PAIRS: usize = 1 << 15;
+
+/// What the flows of a thread share, where the kernel permits it. Each includes those before it.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Sharing {
+    /// Sockets that receive the RTP of latched flows.
+    Receivers,
+    /// The socket that sends.
+    Senders,
+    /// Everything: ports have no sockets of their own, so nothing but the claim on the range keeps them from others.
+    Ports,
+}
+
+/// What a shared socket receives.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Role {
+    /// Packets of latched sources, as many as audio has.
+    Steady,
+    /// The same, and tells when: for the flows whose latency is measured.
+    Timed,
+    /// What comes to ports that are not latched.
+    Unlatched,
+    /// What others than its source send to a latched port, and what that sends beyond the rate of any audio.
+    Excess,
+}
+
+impl Role {
+    const ALL: [Role; 4] = [Role::Steady, Role::Timed, Role::Unlatched, Role::Excess];
+
+    /// What a hub needs.
+    fn of(sharing: Sharing) -> impl Iterator<Item = Role> {
+        let ports = sharing == Sharing::Ports;
+        Role::ALL
+            .into_iter()
+            .filter(move |role| ports || matches!(role, Role::Steady | Role::Timed))
+    }
+}
 
 /// A socket that receives for many flows.
 #[derive(Debug)]
 struct Receiver {
     address: IpAddr,
+    role: Role,
     socket: MediaSocket,
     shared: SharedSocket,
-    /// Stamped: it tells when it received a packet, for the flows whose latency is measured.
     shape: SharedShape,
     armed: bool,
     /// Not to be armed before.
@@ -56,6 +92,7 @@ struct Sender {
 #[derive(Debug)]
 pub struct Hub {
     steering: ThreadSteering,
+    sharing: Sharing,
     /// Their place is their number, and their file's from the first.
     receivers: Vec<Receiver>,
     /// By family (0: IPv4).
@@ -63,28 +100,33 @@ pub struct Hub {
     /// By family and half the port: whose it is.
     leases: [Vec<Option<AllocationId>>; 2],
     first_file: u32,
+    /// What [`ThreadSteering::refused`] told last.
+    refused: u64,
     faults: Vec<SteeringError>,
 }
 
 impl Hub {
     /// Opens the shared sockets, at none of the ports that flows have (`ports`), and shows them to the program. What cannot be had is left to
-    /// the flows' own sockets, and told by [`Hub::faults`]. Unless `send`, flows share only the sockets that receive.
-    pub fn open(mut steering: ThreadSteering, ports: &RangeInclusive<u16>, send: bool) -> Hub {
+    /// the flows' own sockets, and told by [`Hub::faults`].
+    pub fn open(
+        mut steering: ThreadSteering,
+        ports: &RangeInclusive<u16>,
+        sharing: Sharing,
+    ) -> Hub {
         let mut receivers = Vec::new();
         let mut senders = [None, None];
         let mut leases = [Vec::new(), Vec::new()];
         let mut faults = Vec::new();
         for address in steering.addresses().to_vec() {
-            let opened = [false, true]
-                .map(|stamped| receiver(&mut steering, (address, ports), stamped))
-                .into_iter()
+            let opened = Role::of(sharing)
+                .map(|role| receiver(&mut steering, (address, ports), role))
                 .collect::<Result<Vec<_>, _>>();
             match opened {
                 Ok(opened) => receivers.extend(opened),
                 Err(error) => faults.push(error),
             }
             let sender = match RawSender::open(address) {
-                _ if !send => None,
+                _ if sharing < Sharing::Senders => None,
                 Ok(socket) => Some(Sender { address, socket }),
                 Err(error) => {
                     faults.push(SteeringError::system("opening a raw socket")(error));
@@ -97,15 +139,17 @@ impl Hub {
             );
             if let (Some(place), Some(leases)) = place {
                 *place = sender;
-                leases.resize(LEASES, None);
+                leases.resize(PAIRS, None);
             }
         }
         Hub {
             steering,
+            sharing,
             receivers,
             senders,
             leases,
             first_file: 0,
+            refused: 0,
             faults,
         }
     }
@@ -161,40 +205,77 @@ impl Hub {
         }
     }
 
-    /// From now on `local` (an RTP port) is `allocation`'s.
-    pub fn lease(&mut self, local: SocketAddr, allocation: AllocationId) {
+    /// Whether the ports at `address` need no sockets of their own.
+    pub fn replaces_sockets(&self, address: IpAddr) -> bool {
+        self.sharing == Sharing::Ports
+            && self.sender_of(address).is_some()
+            && self.receiver(address, Role::Excess).is_some()
+    }
+
+    /// The same of all addresses.
+    pub fn replaces_all_sockets(&self) -> bool {
+        let addresses = self.steering.addresses();
+        !addresses.is_empty() && addresses.iter().all(|&one| self.replaces_sockets(one))
+    }
+
+    /// From now on `local` (an RTP port) and the next (its RTCP's) are `allocation`'s. Where they need no sockets of their own, shared ones
+    /// receive what comes there; the error says why not.
+    pub fn lease(&mut self, local: SocketAddr, allocation: AllocationId) -> Result<(), String> {
+        if self.replaces_sockets(local.ip()) {
+            if self.owner(local).is_some() {
+                return Err(format!("{local} has an owner"));
+            }
+            // Nobody else has them.
+            drop(bind_pair(local)?);
+            for component in Component::ALL {
+                let port = component.address(local);
+                self.unlatch(port)
+                    .map_err(|error| format!("cannot receive at {port}: {error}"))?;
+            }
+        }
         if let Some(lease) = self.lease_mut(local) {
             *lease = Some(allocation);
         }
+        Ok(())
     }
 
-    /// `local` is nobody's.
+    /// From now on `local` (an RTP port) and the next are nobody's.
     pub fn end_lease(&mut self, local: SocketAddr) {
+        for component in Component::ALL {
+            // It fails for no address that was ever leased.
+            let _ = self.steering.unlatch(component.address(local), None);
+        }
         if let Some(lease) = self.lease_mut(local) {
             *lease = None;
         }
     }
 
-    /// Whose RTP port `local` is.
-    pub fn owner(&self, local: SocketAddr) -> Option<AllocationId> {
+    /// Whose port `local` is.
+    pub fn owner(&self, local: SocketAddr) -> Option<(AllocationId, Component)> {
         let leases = self.leases.get(family(local.ip()))?;
-        let lease = leases.get(usize::from(local.port() / 2))?;
-        lease.filter(|_| local.port().is_multiple_of(2))
+        let allocation = (*leases.get(usize::from(local.port() / 2))?)?;
+        let component = match local.port() % 2 {
+            0 => Component::Rtp,
+            _ => Component::Rtcp,
+        };
+        Some((allocation, component))
     }
 
-    /// Packets from `source` to `local` are received by a shared socket from now on, one that tells when (`stamped`) or one that does
+    /// Packets from `source` to the port `local` are received by a shared socket from now on, one that tells when (`timed`) or one that does
     /// not. False where that is not to be had.
-    pub fn steer(&mut self, local: SocketAddr, source: SocketAddr, stamped: bool) -> bool {
-        let mut receivers = self.receivers.iter();
-        let receiver =
-            receivers.find(|one| one.address == local.ip() && one.shape.stamped == stamped);
-        receiver.is_some_and(|one| self.steering.steer(local, source, one.shared).is_ok())
+    pub fn latch(&mut self, local: SocketAddr, source: SocketAddr, timed: bool) -> bool {
+        let role = if timed { Role::Timed } else { Role::Steady };
+        let Some(socket) = self.receiver(local.ip(), role) else {
+            return false;
+        };
+        let others = self.others(local.ip(), Role::Excess);
+        self.steering.latch(local, (source, socket), others).is_ok()
     }
 
-    /// All packets to `local` are received by its own socket from now on.
-    pub fn stop_steering(&mut self, local: SocketAddr) {
-        // It fails for no address that was ever steered.
-        let _ = self.steering.stop(local);
+    /// Whatever comes to the port `local` is received by its own socket from now on, or by the one that all such ports share.
+    pub fn unlatch(&mut self, local: SocketAddr) -> Result<(), SteeringError> {
+        let others = self.others(local.ip(), Role::Unlatched);
+        self.steering.unlatch(local, others)
     }
 
     /// The file of the raw socket that sends for `local`.
@@ -203,8 +284,8 @@ impl Hub {
         Some(self.first_file + RECEIVERS + family(local.ip()) as u32)
     }
 
-    /// Counts what the shared sockets had no room for since the last call. One system call for each.
-    pub fn count_overflows(&mut self, counters: &MediaCounters) {
+    /// Counts what the shared sockets had no room for, and what the program refused, since the last call. One system call for each.
+    pub fn count_lost(&mut self, counters: &MediaCounters) {
         for receiver in &mut self.receivers {
             let Ok(overflows) = receiver.socket.overflows() else {
                 continue;
@@ -213,6 +294,21 @@ impl Hub {
             receiver.overflows = overflows;
             counters.drop_packets(DropReason::QueueFull, u64::from(new));
         }
+        let refused = self.steering.refused();
+        counters.drop_packets(DropReason::Stranger, refused.saturating_sub(self.refused));
+        self.refused = self.refused.max(refused);
+    }
+
+    /// The socket for what is not of a latched source; `None`: that of the port itself.
+    fn others(&self, address: IpAddr, role: Role) -> Option<SharedSocket> {
+        let socket = self.receiver(address, role);
+        socket.filter(|_| self.replaces_sockets(address))
+    }
+
+    fn receiver(&self, address: IpAddr, role: Role) -> Option<SharedSocket> {
+        let mut receivers = self.receivers.iter();
+        let receiver = receivers.find(|one| one.address == address && one.role == role)?;
+        Some(receiver.shared)
     }
 
     fn sender_of(&self, address: IpAddr) -> Option<&Sender> {
@@ -229,8 +325,9 @@ impl Hub {
 fn receiver(
     steering: &mut ThreadSteering,
     (address, ports): (IpAddr, &RangeInclusive<u16>),
-    stamped: bool,
+    role: Role,
 ) -> Result<Receiver, SteeringError> {
+    let stamped = role == Role::Timed;
     let open = || {
         let Some(socket) = MediaSocket::shared(address, ports)? else {
             return Ok(None);
@@ -247,6 +344,7 @@ fn receiver(
     Ok(Receiver {
         shared: steering.enlist(&socket)?,
         address,
+        role,
         socket,
         shape: SharedShape {
             ipv6: address.is_ipv6(),

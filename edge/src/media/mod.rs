@@ -4,8 +4,9 @@
 //! - [`worker`] is the loop. It owns everything below and is owned by one thread.
 //! - [`ring`] and [`buffers`] hold what the kernel may touch, behind a safe interface ([`received`] reads what it wrote): with [`sockets`] and [`endpoint`] (which
 //!   receive is armed on a socket, and when it may be connected) this is the home of `unsafe` in this crate.
-//! - [`hub`] holds the sockets that latched flows share, [`steering`] is the BPF program that gives them their packets, and [`headers`]
+//! - [`hub`] holds the sockets that flows share, [`steering`] is the BPF program that gives them their packets, and [`headers`]
 //!   writes what precedes the payload of what leaves by them. Where the kernel does not permit them, each flow has sockets of its own alone.
+//! - [`claim`] keeps edges of one host apart whose ports have no sockets of their own; [`files`] lends the ring's file table to those that have.
 //! - [`pace`] decides when packets may gather, [`latency`] measures on a sample how long they stay.
 //! - [`priority`] puts the thread before the others of its core.
 //! - [`counters`] are read by the metrics.
@@ -13,9 +14,11 @@
 //! The supervisor makes the thread and pins it; on it, [`priority::prefer`], [`Worker::new`], then [`Worker::run`].
 
 mod buffers;
+pub mod claim;
 mod counters;
 mod endpoint;
 mod error;
+mod files;
 mod headers;
 mod hub;
 pub mod ipsec;
@@ -31,7 +34,7 @@ mod worker;
 
 pub use counters::{Counter, LaneCounters, MediaCounters};
 pub use error::{KERNEL_FLOOR, MediaError};
-pub use hub::Hub;
+pub use hub::{Hub, Sharing};
 pub use latency::{BOUNDS_NS, LatencyCounters, SAMPLED_LEGS};
 pub use worker::Worker;
 

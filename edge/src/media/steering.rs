@@ -1,8 +1,8 @@
-//! The BPF program that gives the packets of latched flows to the sockets that each media thread shares among them
-//! (`ebpf/steer.bpf.c`, a `sk_lookup` program), and the maps that tell it which flow is whose.
+//! The BPF program that tells which of the sockets that a media thread's flows share receives a packet (`ebpf/steer.bpf.c`, a
+//! `sk_lookup` program), and the maps that tell it which port is whose.
 //!
-//! A socket of its own for each flow costs cold memory per packet and a wake-up per flow; one socket for all of them has neither. What is
-//! not steered (no latch yet, a stranger, more packets than any audio has) stays with the port's own socket.
+//! A socket of its own for each flow costs cold memory per packet, a wake-up per flow, and four system calls or more per port; one socket
+//! for all of them has none of it.
 
 use crate::access::{layout::words, told};
 use aya::maps::{Array, Map, MapData, MapError, SockMap};
@@ -21,11 +21,13 @@ pub static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/ste
 
 const PROGRAM: &str = "edge_steer";
 const PORTS: u32 = 1 << 16;
-/// Most shared sockets of one thread; 64 threads of them fit into the map.
+/// `EDGE_STEER_THREADS`.
+const THREADS: u8 = 64;
+/// Most shared sockets of one thread; all threads of them fit into the map.
 const SOCKETS_PER_THREAD: u32 = 16;
 /// In the place of a socket: `EDGE_STEER_CLOSED`.
 const CLOSED: u16 = u16::MAX;
-/// Packets of one flow in a window of 2^26 ns that are steered: 10,000 per second. The others reach the port's own socket.
+/// Packets of a latched source in a window of 2^26 ns that go to its socket: 10,000 per second. The rest is treated like those of others.
 pub const STEERED_PER_WINDOW: u32 = 671;
 
 /// `struct edge_steer_scope`: where media is, zero for a family without.
@@ -40,10 +42,15 @@ pub struct Scope {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[repr(C)]
 pub struct Steered {
+    /// The latched source; port 0: none.
     pub source: [u32; 4],
     pub port: u16,
-    /// 0: none; 65535: nobody may send there; n: entry n - 1 of the map of sockets.
+    /// For what comes from there. 0: as `others`; 65535: nobody may send there; n: entry n - 1 of the map of sockets.
     pub socket: u16,
+    /// For what else comes. 0: the socket that is bound there.
+    pub others: u16,
+    /// The media thread whose port it is.
+    pub thread: u16,
     /// What the program has counted: see its source.
     pub window: u32,
     pub packets: u32,
@@ -127,14 +134,22 @@ impl Steering {
     /// The part of media thread `thread` (0 to 63), which no other may have too.
     pub fn thread(&self, thread: u8) -> Result<ThreadSteering, SteeringError> {
         let Attached { ebpf, addresses } = &*self.0;
+        if thread >= THREADS {
+            return Err(SteeringError::Missing("room for another thread"));
+        }
         let Some(Map::Array(steered)) = ebpf.map("steered") else {
             return Err(SteeringError::Missing("steered"));
         };
         let Some(Map::SockMap(sockets)) = ebpf.map("sockets") else {
             return Err(SteeringError::Missing("sockets"));
         };
+        let Some(Map::Array(refused)) = ebpf.map("steer_refused") else {
+            return Err(SteeringError::Missing("steer_refused"));
+        };
         Ok(ThreadSteering {
+            thread,
             addresses: addresses.clone(),
+            refused: Array::try_from(again(refused)?)?,
             steered: Array::try_from(again(steered)?)?,
             sockets: SockMap::try_from(again(sockets)?)?,
             first: u32::from(thread) * SOCKETS_PER_THREAD,
@@ -171,7 +186,9 @@ pub struct SharedSocket(u16);
 
 /// One media thread's handle. Each method is a system call or two, and never waits.
 pub struct ThreadSteering {
+    thread: u8,
     addresses: Vec<IpAddr>,
+    refused: Array<MapData, u64>,
     steered: Array<MapData, Steered>,
     sockets: SockMap<MapData>,
     /// The thread's first entry in `sockets`, and how many it has.
@@ -209,25 +226,35 @@ impl ThreadSteering {
         Ok(SharedSocket(number))
     }
 
-    /// Packets from `source` to `local` go to `socket` from now on.
-    pub fn steer(
+    /// From now on packets from `source` to `local` go to `socket`, and what else comes there to `others` (`None`: the socket that is
+    /// bound there).
+    pub fn latch(
         &mut self,
         local: SocketAddr,
-        source: SocketAddr,
-        socket: SharedSocket,
+        (source, socket): (SocketAddr, SharedSocket),
+        others: Option<SharedSocket>,
     ) -> Result<(), SteeringError> {
-        // Not half of the old flow and half of the new at any moment: first none.
-        self.stop(local)?;
+        // Not half of the old source and half of the new at any moment: first none.
+        self.unlatch(local, others)?;
         let flow = Steered {
             source: words(source.ip()).1,
             port: source.port(),
             socket: socket.0,
-            ..Steered::default()
+            ..self.unlatched(others)
         };
         Ok(self.steered.set(index(local), flow, 0)?)
     }
 
-    /// Nobody reaches `local` any more, whichever socket is bound there.
+    /// From now on all packets to `local` go to `others` (`None`: the socket that is bound there).
+    pub fn unlatch(
+        &mut self,
+        local: SocketAddr,
+        others: Option<SharedSocket>,
+    ) -> Result<(), SteeringError> {
+        Ok(self.steered.set(index(local), self.unlatched(others), 0)?)
+    }
+
+    /// From now on nobody reaches `local`, whichever socket is bound there.
     pub fn close(&mut self, local: SocketAddr) -> Result<(), SteeringError> {
         let closed = Steered {
             socket: CLOSED,
@@ -236,13 +263,23 @@ impl ThreadSteering {
         Ok(self.steered.set(index(local), closed, 0)?)
     }
 
-    /// All packets to `local` go to its own socket from now on.
-    pub fn stop(&mut self, local: SocketAddr) -> Result<(), SteeringError> {
-        Ok(self.steered.set(index(local), Steered::default(), 0)?)
+    /// Packets to this thread's ports that the program dropped since it was attached, because too many came from others than the latched
+    /// source.
+    pub fn refused(&self) -> u64 {
+        let count = self.refused.get(&u32::from(self.thread), 0);
+        count.unwrap_or_default()
+    }
+
+    fn unlatched(&self, others: Option<SharedSocket>) -> Steered {
+        Steered {
+            others: others.map_or(0, |socket| socket.0),
+            thread: self.thread.into(),
+            ..Steered::default()
+        }
     }
 }
 
-/// Where a media port's flow is in the map.
+/// Where a media port is in the map.
 fn index(local: SocketAddr) -> u32 {
     let family = match local.ip().to_canonical() {
         IpAddr::V4(_) => 0,

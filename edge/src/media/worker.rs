@@ -1,24 +1,25 @@
 //! The loop of a media thread: completions in, verdicts, sends out, and between them commands and timers.
 
+use super::Setup;
 use super::counters::MediaCounters;
-use super::endpoint::{Endpoint, SETTLE};
+use super::endpoint::SETTLE;
 use super::error::MediaError;
+use super::files::FilePairs;
 use super::hub::{self, Hub};
-use super::latency::{LatencySampler, SAMPLED_LEGS};
+use super::latency::LatencySampler;
 use super::pace::Pace;
 use super::ring::{Completion, Ring, RingOptions, Wait};
-use super::sockets::bind_pair;
-use super::token::{Kind, MAX_SLOTS, Token};
-use super::{MediaOptions, Setup};
+use super::token::{Kind, Token};
 use crate::access::MediaGuard;
 use crate::clock::Clock;
 use crate::handoff::{Full, Receiver, Sender};
 use edge_proto::id::AllocationId;
 use edge_proto::relay::{
-    Admission, Component, DropReason, MediaCommand, MediaEvent, Relay, RelayConfig, RelayOutput,
+    Component, DropReason, MediaCommand, MediaEvent, Relay, RelayConfig, RelayOutput,
 };
 use edge_proto::time::Instant;
-use overflows::{OverflowSearch, count_overflows};
+use flows::{Flow, Room, endpoint};
+use overflows::OverflowSearch;
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
@@ -35,16 +36,6 @@ const EVENT_RETRY: Duration = Duration::from_millis(2);
 /// Turns that a stopping thread waits for its sockets to be released.
 const STOP_TURNS: usize = 256;
 
-/// The sockets of one allocation.
-struct Flow {
-    allocation: AllocationId,
-    /// Where RTP is bound; RTCP is at the next port.
-    local: SocketAddr,
-    endpoints: [Endpoint; 2],
-    /// RTP comes by a socket of the hub.
-    steered: bool,
-}
-
 /// One media thread's state. Made and run on the same thread.
 pub struct Worker {
     ring: Ring,
@@ -56,7 +47,8 @@ pub struct Worker {
     hub_has_more: bool,
     /// By slot.
     flows: Vec<Option<Box<Flow>>>,
-    capacity: u32,
+    files: FilePairs,
+    room: Room,
     clock: Clock,
     commands: Receiver<MediaCommand>,
     events: Sender<MediaEvent>,
@@ -85,7 +77,7 @@ impl Worker {
     /// the kernel lacks.
     pub fn new(setup: Setup) -> Result<Worker, MediaError> {
         let options = setup.options;
-        let capacity = room(&options)?;
+        let room = Room::new(&options, setup.hub.as_ref())?;
         let mut ring = Ring::new(RingOptions {
             entries: options.entries,
             buffers: match &setup.hub {
@@ -93,13 +85,13 @@ impl Worker {
                 None => options.buffers,
             },
             buffer_bytes: options.buffer_bytes,
-            files: capacity * 2 + hub::FILES,
+            files: room.file_pairs * 2 + hub::FILES,
             polled: !options.busy_poll.is_zero(),
         })?;
-        setup.counters.capacity.set(u64::from(capacity));
+        setup.counters.capacity.set(u64::from(room.allocations));
         let mut hub = setup.hub;
         if let Some(hub) = &mut hub {
-            hub.register(&mut ring, capacity * 2)
+            hub.register(&mut ring, room.file_pairs * 2)
                 .map_err(MediaError::system("registering the shared sockets"))?;
         }
         Ok(Worker {
@@ -109,11 +101,12 @@ impl Worker {
             hub_arms_at: hub.is_some().then_some(Instant::ZERO),
             hub,
             relay: Relay::new(RelayConfig {
-                capacity,
+                capacity: room.allocations,
                 timeout: options.timeout,
             }),
             flows: Vec::new(),
-            capacity,
+            files: FilePairs::new(room.file_pairs),
+            room,
             clock: setup.clock,
             commands: setup.commands,
             events: setup.events,
@@ -135,7 +128,7 @@ impl Worker {
 
     /// Allocations there is room for: what was asked for, or what RLIMIT_NOFILE allows.
     pub fn capacity(&self) -> u32 {
-        self.capacity
+        self.room.allocations
     }
 
     /// Relays until the stop flag is set (and the commands' waker was called), then closes every socket.
@@ -277,7 +270,7 @@ impl Worker {
         if result == -libc::ENOBUFS {
             self.counters.buffers_exhausted.add(1);
         }
-        if let Some(endpoint) = endpoint(&mut self.flows, token.allocation, token.component) {
+        if let Some(endpoint) = self.endpoint(token.allocation, token.component) {
             endpoint.ended(now, result);
             self.ended.push((token.allocation, token.component));
         }
@@ -285,7 +278,7 @@ impl Worker {
 
     /// Nothing was there to be cancelled, or not yet: the endpoint looks again at what it wants.
     fn cancel_failed(&mut self, token: Token) {
-        if let Some(endpoint) = endpoint(&mut self.flows, token.allocation, token.component) {
+        if let Some(endpoint) = self.endpoint(token.allocation, token.component) {
             endpoint.cancel_failed();
             self.ended.push((token.allocation, token.component));
         }
@@ -313,7 +306,7 @@ impl Worker {
             && at <= now
         {
             self.visits.pop_front();
-            if let Some(endpoint) = endpoint(&mut self.flows, allocation, component) {
+            if let Some(endpoint) = self.endpoint(allocation, component) {
                 endpoint.planned = false;
                 self.steer(now, allocation, component);
             }
@@ -385,6 +378,7 @@ impl Worker {
         }
     }
 
+    /// Which peer a socket should hear alone; the hub's sockets come first.
     fn want(
         &mut self,
         now: Instant,
@@ -392,132 +386,15 @@ impl Worker {
         component: Component,
         peer: Option<SocketAddr>,
     ) {
-        let peer = match component {
-            Component::Rtp => self.share(allocation, peer),
-            Component::Rtcp => peer,
+        let peer = self.share(allocation, component, peer);
+        let flow = self.flow_mut(allocation);
+        let Some(flow) = flow.filter(|flow| !flow.received_by_hub) else {
+            return;
         };
-        if let Some(endpoint) = endpoint(&mut self.flows, allocation, component) {
+        if let Some(Some(endpoint)) = flow.endpoints.get_mut(component.index()) {
             endpoint.want(peer);
             self.steer(now, allocation, component);
         }
-    }
-
-    fn open(
-        &mut self,
-        now: Instant,
-        allocation: AllocationId,
-        local: SocketAddr,
-    ) -> Result<(), String> {
-        let slot = allocation.slot as usize;
-        if self.flows.len() <= slot {
-            self.flows.resize_with(slot + 1, || None);
-        }
-        // Before there is a socket that could be taken for one of the host's own.
-        for component in Component::ALL {
-            self.guard.allow_latching(component.address(local), &[]);
-        }
-        let first = allocation.slot * 2;
-        let bound = bind_pair(local).and_then(|[rtp, rtcp]| {
-            self.ring
-                .set_files(first, [Some(rtp.as_fd()), Some(rtcp.as_fd())])
-                .map_err(|error| format!("cannot register sockets: {error}"))?;
-            Ok([rtp, rtcp])
-        });
-        let [rtp, rtcp] = bound.inspect_err(|_| self.guard_closed(local))?;
-        let sampled = allocation.slot.is_multiple_of(SAMPLED_LEGS);
-        let endpoints = [
-            Endpoint::new(allocation, Component::Rtp, first, rtp, sampled),
-            Endpoint::new(allocation, Component::Rtcp, first + 1, rtcp, false),
-        ];
-        if let Some(flow) = self.flows.get_mut(slot) {
-            *flow = Some(Box::new(Flow {
-                allocation,
-                local,
-                endpoints,
-                steered: false,
-            }));
-            self.counters.allocations.add(1);
-        }
-        if let Some(hub) = &mut self.hub {
-            hub.lease(local, allocation);
-        }
-        for component in Component::ALL {
-            self.steer(now, allocation, component);
-        }
-        Ok(())
-    }
-
-    /// Tells the filter in front of the sockets who may send.
-    fn admit(&mut self, allocation: AllocationId, component: Component, admission: Admission) {
-        let flow = self.flows.get(allocation.slot as usize);
-        let Some(Some(flow)) = flow else { return };
-        if flow.allocation != allocation {
-            return;
-        }
-        let local = component.address(flow.local);
-        match admission {
-            Admission::Nobody => self.guard.allow_latching(local, &[]),
-            Admission::Hosts(hosts) => self.guard.allow_latching(local, &hosts.map(Into::into)),
-            Admission::Anyone => self.guard.allow_any(local),
-            Admission::Exact(source) => self.guard.allow_exact(local, source),
-        }
-    }
-
-    fn guard_closed(&mut self, local: SocketAddr) {
-        for component in Component::ALL {
-            self.guard.remove(component.address(local));
-        }
-    }
-
-    fn release(&mut self, now: Instant, allocation: AllocationId) {
-        if !self.has_flow(allocation) {
-            self.relay.released(allocation);
-            return;
-        }
-        self.share(allocation, None);
-        for component in Component::ALL {
-            if let Some(endpoint) = endpoint(&mut self.flows, allocation, component) {
-                endpoint.close();
-                self.steer(now, allocation, component);
-            }
-        }
-    }
-
-    fn release_if_quiet(&mut self, allocation: AllocationId) {
-        let Some(slot) = self.flows.get_mut(allocation.slot as usize) else {
-            return;
-        };
-        let quiet = slot.as_ref().is_some_and(|flow| {
-            flow.allocation == allocation && flow.endpoints.iter().all(Endpoint::is_quiet)
-        });
-        if !quiet {
-            return;
-        }
-        let flow = slot.take();
-        // A failure leaves the sockets in the table until the slot is used again: their ports stay taken, nothing else.
-        if self
-            .ring
-            .set_files(allocation.slot * 2, [None, None])
-            .is_err()
-        {
-            self.counters.socket_errors.add(1);
-        }
-        if let Some(mut flow) = flow {
-            count_overflows(&mut flow.endpoints, &self.counters);
-            let local = flow.local;
-            if let Some(hub) = &mut self.hub {
-                hub.end_lease(local);
-            }
-            drop(flow);
-            self.guard_closed(local);
-        }
-        self.counters.allocations.subtract(1);
-        self.relay.released(allocation);
-    }
-
-    fn has_flow(&self, allocation: AllocationId) -> bool {
-        let flow = self.flows.get(allocation.slot as usize);
-        matches!(flow, Some(Some(flow)) if flow.allocation == allocation)
     }
 
     fn deliver_events(&mut self) {
@@ -552,37 +429,13 @@ impl Worker {
     }
 }
 
-fn endpoint(
-    flows: &mut [Option<Box<Flow>>],
-    allocation: AllocationId,
-    component: Component,
-) -> Option<&mut Endpoint> {
-    let flow = flows.get_mut(allocation.slot as usize)?.as_deref_mut()?;
-    if flow.allocation != allocation {
-        return None;
-    }
-    flow.endpoints.get_mut(component.index())
-}
-
 /// What the calling thread has used since it began.
 fn processor_time() -> Duration {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
     Duration::try_from(time).unwrap_or_default()
 }
 
-/// How many allocations fit: a fixed-file table may not be larger than RLIMIT_NOFILE, and every socket is a file besides.
-fn room(options: &MediaOptions) -> Result<u32, MediaError> {
-    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile)
-        .current
-        .unwrap_or(u64::from(u32::MAX));
-    let fitting =
-        u32::try_from(limit.saturating_sub(u64::from(hub::FILES)) / 2).unwrap_or(u32::MAX);
-    match options.allocations.clamp(1, MAX_SLOTS).min(fitting) {
-        0 => Err(MediaError::Files { limit }),
-        room => Ok(room),
-    }
-}
-
+mod flows;
 mod overflows;
 mod packets;
 mod sharing;

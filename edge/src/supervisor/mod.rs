@@ -27,6 +27,7 @@ use crate::config::Settings;
 use crate::control::ControlCommand;
 use crate::control::listener::ListenError;
 use crate::media::MediaError;
+use crate::media::claim::ClaimError;
 use handle::Request;
 use start::Running;
 use std::io;
@@ -54,6 +55,8 @@ pub enum RunError {
     Kernel(#[from] MediaError),
     #[error(transparent)]
     Listen(#[from] ListenError),
+    #[error("media.ports: {0}")]
+    MediaPorts(#[from] ClaimError),
     #[error(transparent)]
     Cdr(#[from] CdrError),
     #[error(transparent)]

@@ -5,7 +5,7 @@ use super::access::{access_options, watch_access};
 use super::cores::{cpus, keep_pages_small, raise_open_files};
 use super::handle::SupervisorHandle;
 use super::notify::{Beat, ServiceManager};
-use super::steering;
+use super::steering::SharedMedia;
 use super::threads::Threads;
 use crate::access::Access;
 use crate::admin::{AdminServer, AdminStop};
@@ -16,7 +16,6 @@ use crate::control::listener::{ListenerSetup, bind};
 use crate::control::resolver::ResolverSettings;
 use crate::control::{self, ControlCommand, ControlLimits, CoreStatus, Outlets};
 use crate::handoff::{Full, Receiver, Sender, Waker, bounded, bounded_on};
-use crate::media::steering::Steering;
 use crate::media::{self, Hub, MediaCounters, MediaOptions};
 use crate::metrics::Metrics;
 use crate::reporter::{self, Batch, BookLimits, Reporter, ReporterOptions, ReporterStop, Shared};
@@ -63,6 +62,7 @@ pub(super) struct Running {
     admin: Option<AdminStop>,
     /// Detaches XDP when dropped.
     pub access: Access,
+    shared_media: SharedMedia,
 }
 
 /// The sockets of one core's listeners.
@@ -88,6 +88,7 @@ impl Running {
         let cpus = cpus(&settings.cores)?;
         // Here, where nothing runs yet and one message says it, rather than on each thread.
         media::probe_kernel()?;
+        let shared_media = SharedMedia::start(&settings)?;
         let sockets = open_listeners(&settings.protocol, None, cpus.len())?;
         let metrics = Arc::new(Metrics::new(&settings.protocol)?);
         let (events, event_queue) = bounded(reporter::QUEUE_PER_CORE * cpus.len())
@@ -111,6 +112,7 @@ impl Running {
         handle.watch_records(metrics.cdr().backlog);
         let mut running = Running {
             access,
+            shared_media,
             settings,
             cores: Vec::with_capacity(cpus.len()),
             metrics,
@@ -164,9 +166,7 @@ impl Running {
             .into_iter()
             .unzip();
         let (ready, all_ready) = mpsc::unbounded_channel();
-        let steering = steering::attach(&self.settings);
         let common = Common {
-            steering,
             clock,
             cores: u8::try_from(cpus.len()).unwrap_or(CoreId::MAX_CORES),
             keys,
@@ -193,7 +193,7 @@ impl Running {
         (listeners, early): (Sockets, EarlyJournal),
     ) -> Result<(), RunError> {
         let clock = common.clock;
-        let hub = steering::hub(common.steering.as_ref(), id, &self.settings);
+        let hub = self.shared_media.hub(id, &self.settings);
         let media = self.start_media((id, cpu, hub), clock, &waker, &common.ready)?;
         let (commands, command_queue) = bounded_on(COMMANDS, &waker);
         let status = Arc::new(CoreStatus::default());
@@ -414,7 +414,6 @@ impl Running {
 
 /// What all cores are given alike.
 struct Common<'a> {
-    steering: Option<Steering>,
     clock: Clock,
     cores: u8,
     keys: SharedKeys,

@@ -1,13 +1,72 @@
-//! Whether flows share sockets: attached once, a hub for each media thread.
+//! What media flows share: decided once at the start, a hub for each media thread.
 
-use crate::config::{MediaSteering, Settings};
-use crate::media::Hub;
+use super::RunError;
+use crate::config::{Environment, MediaSteering, Settings};
+use crate::media::claim::{ClaimError, PortClaim, Use};
 use crate::media::ipsec;
 use crate::media::steering::{Steering, SteeringError};
+use crate::media::{Hub, Sharing};
 use edge_proto::id::CoreId;
 
-/// Attaches the program that steers latched flows to shared sockets, if the configuration wants it and the kernel permits it.
-pub(super) fn attach(settings: &Settings) -> Option<Steering> {
+/// What there is to be shared.
+#[derive(Debug)]
+pub(super) struct SharedMedia {
+    steering: Option<Steering>,
+    sharing: Sharing,
+    #[expect(
+        dead_code,
+        reason = "the media ports are this edge's for as long as it runs"
+    )]
+    claims: Vec<PortClaim>,
+}
+
+impl SharedMedia {
+    /// Claims the media ports, and attaches the program that gives packets to shared sockets, if the configuration wants it and the kernel permits
+    /// it. The error: another edge uses these ports without sockets of their own, so nobody would notice when two calls had the same.
+    pub(super) fn start(settings: &Settings) -> Result<SharedMedia, RunError> {
+        let steering = attach(settings);
+        let mut sharing = match &steering {
+            Some(_) => wanted(settings),
+            None => Sharing::Receivers,
+        };
+        let mut claims = None;
+        if sharing == Sharing::Ports {
+            match claim(settings, Use::Sole) {
+                Ok(sole) => claims = Some(sole),
+                Err(reason) => {
+                    tracing::info!(%reason, "media ports have sockets of their own");
+                    sharing = Sharing::Senders;
+                }
+            }
+        }
+        let claims = match claims {
+            Some(claims) => claims,
+            None => claim(settings, Use::Shared).or_else(|error| match error {
+                ClaimError::Taken { .. } => Err(error),
+                ClaimError::System { .. } => {
+                    tracing::warn!(%error, "cannot see whether another edge uses the same media ports");
+                    Ok(Vec::new())
+                }
+            })?,
+        };
+        Ok(SharedMedia {
+            steering,
+            sharing,
+            claims,
+        })
+    }
+
+    /// The hub of a core's media thread.
+    pub(super) fn hub(&self, core: CoreId, settings: &Settings) -> Option<Hub> {
+        let steering = self.steering.as_ref()?;
+        let thread = steering.thread(core.0).inspect_err(warn).ok()?;
+        let hub = Hub::open(thread, &settings.protocol.media.ports, self.sharing);
+        hub.faults().iter().for_each(warn);
+        Some(hub)
+    }
+}
+
+fn attach(settings: &Settings) -> Option<Steering> {
     if settings.media.steering == MediaSteering::Off {
         return None;
     }
@@ -22,33 +81,45 @@ pub(super) fn attach(settings: &Settings) -> Option<Steering> {
     }
 }
 
-/// The hub of a core's media thread.
-pub(super) fn hub(steering: Option<&Steering>, core: CoreId, settings: &Settings) -> Option<Hub> {
-    let thread = steering?.thread(core.0).inspect_err(warn).ok()?;
-    let hub = Hub::open(thread, &settings.protocol.media.ports, may_send(settings));
-    hub.faults().iter().for_each(warn);
-    Some(hub)
-}
-
-/// Whether flows may share the socket that sends.
-fn may_send(settings: &Settings) -> bool {
+/// What flows may share on this host.
+fn wanted(settings: &Settings) -> Sharing {
     if settings.media.steering == MediaSteering::Receive {
-        return false;
+        return Sharing::Receivers;
     }
     match ipsec::outbound_policies() {
-        Ok(0) => true,
+        Ok(0) => {}
         Ok(policies) => {
             tracing::info!(
                 policies,
                 "the host has IPsec policies: flows send by sockets of their own, which all policies apply to"
             );
-            false
+            return Sharing::Receivers;
         }
         Err(error) => {
             tracing::warn!(%error, "cannot ask for IPsec policies: flows send by sockets of their own");
-            false
+            return Sharing::Receivers;
         }
     }
+    // Nothing is bound to a port without a socket: the kernel might give it to somebody else.
+    match Environment::probe().handed_out_port(&settings.protocol.media.ports) {
+        None => Sharing::Ports,
+        Some(port) => {
+            tracing::info!(
+                port,
+                "the kernel may give media ports to outgoing sockets, so each has a socket of its own, which costs memory and time per call \
+                 (net.ipv4.ip_local_reserved_ports prevents it)"
+            );
+            Sharing::Senders
+        }
+    }
+}
+
+fn claim(settings: &Settings, usage: Use) -> Result<Vec<PortClaim>, ClaimError> {
+    let media = &settings.protocol.media;
+    let addresses = [&media.ipv4, &media.ipv6].into_iter().flatten();
+    addresses
+        .map(|address| PortClaim::take(address.bind, media.ports.clone(), usage))
+        .collect()
 }
 
 fn warn(error: &SteeringError) {

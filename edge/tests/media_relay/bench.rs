@@ -8,11 +8,13 @@ use edge_proto::time::Duration;
 use sip_edge::access::MediaGuard;
 use sip_edge::clock::Clock;
 use sip_edge::handoff::{Receiver, Sender, Waker, bounded, bounded_on};
+use sip_edge::media::claim::{PortClaim, Use};
 use sip_edge::media::{MediaCounters, MediaError, MediaOptions, Setup, Worker};
 use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
@@ -242,13 +244,26 @@ impl Drop for Bench {
     }
 }
 
-/// An even port that this process has not tried yet, below the ephemeral ones.
+/// An even port below the ephemeral ones that no other test has: without sockets of their own, two that had the same would not notice.
 pub fn next_port() -> u16 {
-    static NEXT: AtomicU32 = AtomicU32::new(0);
-    // Processes of the same run start apart, so that they rarely meet.
-    let start = std::process::id() * 64 % 10_000;
-    let offset = (start + NEXT.fetch_add(2, Ordering::Relaxed)) % 10_000;
-    (11_000 + offset) as u16 & !1
+    const PORTS: u16 = 64;
+    static CLAIMED: Mutex<(Vec<PortClaim>, Range<u16>)> = Mutex::new((Vec::new(), 0..0));
+    let mut claimed = CLAIMED.lock().unwrap();
+    let (claims, free) = &mut *claimed;
+    if free.is_empty() {
+        let claim = |first: u16| {
+            let ports = first..=first + PORTS - 1;
+            let claim = |ip: &str| PortClaim::take(ip.parse().unwrap(), ports.clone(), Use::Sole);
+            Some(([claim(V4).ok()?, claim(V6).ok()?], first))
+        };
+        let found = (11_000..21_000).step_by(PORTS.into()).find_map(claim);
+        let (both, first) = found.expect("no free range of ports");
+        claims.extend(both);
+        *free = first..first + PORTS;
+    }
+    let port = free.start;
+    free.start += 2;
+    port
 }
 
 /// Payload type 0 as itself and 101 as 96.

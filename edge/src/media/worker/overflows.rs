@@ -4,8 +4,8 @@
 //! operator sees a loss while it happens.
 
 use super::Worker;
+use super::flows::Flow;
 use crate::media::counters::MediaCounters;
-use crate::media::endpoint::Endpoint;
 use edge_proto::relay::DropReason;
 use edge_proto::time::{Duration, Instant};
 
@@ -29,7 +29,7 @@ impl Worker {
         }
         self.overflow_search.next = now + INTERVAL;
         if let Some(hub) = &mut self.hub {
-            hub.count_overflows(&self.counters);
+            hub.count_lost(&self.counters);
         }
         let first = self.overflow_search.slot;
         for flow in self
@@ -39,16 +39,18 @@ impl Worker {
             .take(ALLOCATIONS)
             .flatten()
         {
-            count_overflows(&mut flow.endpoints, &self.counters);
+            flow.count_overflows(&self.counters);
         }
         let after = first + ALLOCATIONS;
         self.overflow_search.slot = if after < self.flows.len() { after } else { 0 };
     }
 }
 
-/// Counts what the sockets had no room for since they were last asked.
-pub(super) fn count_overflows(endpoints: &mut [Endpoint], counters: &MediaCounters) {
-    for endpoint in endpoints {
-        counters.drop_packets(DropReason::QueueFull, endpoint.take_overflows());
+impl Flow {
+    /// Counts what its sockets had no room for since they were last asked.
+    pub(super) fn count_overflows(&mut self, counters: &MediaCounters) {
+        for endpoint in self.endpoints.iter_mut().flatten() {
+            counters.drop_packets(DropReason::QueueFull, endpoint.take_overflows());
+        }
     }
 }

@@ -3,7 +3,8 @@
 use super::super::buffers::Buffer;
 use super::super::headers;
 use super::super::token::{Kind, Token};
-use super::{Worker, endpoint};
+use super::Worker;
+use super::flows::endpoint;
 use edge_proto::id::AllocationId;
 use edge_proto::relay::{Component, DropReason, Verdict};
 use edge_proto::time::Instant;
@@ -98,9 +99,10 @@ impl Worker {
             let hub = self.hub.as_ref()?;
             let shape = hub.shape(token.allocation.slot)?;
             let received = self.ring.received_shared(buffer, length, shape)?;
+            let (allocation, component) = hub.owner(received.local)?;
             return Some(Packet {
-                allocation: hub.owner(received.local)?,
-                component: Component::Rtp,
+                allocation,
+                component,
                 source: received.source,
                 payload: received.payload,
                 truncated: received.truncated,
@@ -164,13 +166,11 @@ impl Worker {
             };
             return self.send_raw(file, token, (buffer, start..payload.end), destination);
         }
-        let refused = match endpoint(&mut self.flows, to, component) {
+        let refused = match self.own_sender(to, component) {
             Some(endpoint) => {
                 let address = (endpoint.connected() != Some(destination)).then_some(destination);
-                let token = endpoint.token(Kind::Send);
-                self.ring
-                    .send(endpoint.file(), token, buffer, payload, address)
-                    .err()
+                let (file, token) = (endpoint.file(), endpoint.token(Kind::Send));
+                self.ring.send(file, token, buffer, payload, address).err()
             }
             None => Some(buffer),
         };

@@ -1,9 +1,10 @@
 //! The worker's dealings with the sockets that flows share.
 
 use super::Worker;
-use crate::media::latency::SAMPLED_LEGS;
+use super::flows::is_sampled;
 use crate::media::token::Token;
 use edge_proto::id::AllocationId;
+use edge_proto::relay::Component;
 use edge_proto::time::Instant;
 use std::net::SocketAddr;
 
@@ -27,11 +28,12 @@ impl Worker {
         }
     }
 
-    /// Lets the RTP of `peer` come by the hub, or that of nobody any more. Returns which peer the flow's own socket has to be
-    /// connected to instead.
+    /// Lets what comes from `peer` come by the hub, or that of nobody any more. Returns which peer the port's own socket has to be
+    /// connected to instead, where that receives.
     pub(super) fn share(
         &mut self,
         allocation: AllocationId,
+        component: Component,
         peer: Option<SocketAddr>,
     ) -> Option<SocketAddr> {
         let (Some(hub), Some(Some(flow))) =
@@ -39,20 +41,27 @@ impl Worker {
         else {
             return peer;
         };
-        if flow.allocation != allocation {
+        // A packet every few seconds gains nothing by a shared socket, where it has its own.
+        let gains = component == Component::Rtp || flow.received_by_hub;
+        if flow.allocation != allocation || !gains {
             return peer;
         }
-        let sampled = allocation.slot.is_multiple_of(SAMPLED_LEGS);
-        let steered = peer.is_some_and(|peer| hub.steer(flow.local, peer, sampled));
-        if flow.steered && !steered {
-            hub.stop_steering(flow.local);
+        let Some(was) = flow.steered.get_mut(component.index()) else {
+            return peer;
+        };
+        let local = component.address(flow.local);
+        let timed = component == Component::Rtp && is_sampled(allocation);
+        let steered = peer.is_some_and(|peer| hub.latch(local, peer, timed));
+        // It fails for no address that was ever latched.
+        if *was && !steered && hub.unlatch(local).is_err() {
+            self.counters.socket_errors.add(1);
         }
-        match (flow.steered, steered) {
+        match (*was, steered) {
             (false, true) => self.counters.steered_flows.add(1),
             (true, false) => self.counters.steered_flows.subtract(1),
             _ => {}
         }
-        flow.steered = steered;
-        peer.filter(|_| !steered)
+        *was = steered;
+        peer.filter(|_| !steered && !flow.received_by_hub)
     }
 }

@@ -10,7 +10,7 @@ use sip_edge::access::MediaGuard;
 use sip_edge::clock::Clock;
 use sip_edge::handoff::{Receiver, Sender, bounded};
 use sip_edge::media::steering::Steering;
-use sip_edge::media::{Hub, MediaCounters, MediaOptions, Setup, Worker, priority};
+use sip_edge::media::{Hub, MediaCounters, MediaOptions, Setup, Sharing, Worker, priority};
 use std::io::BufRead;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -107,7 +107,7 @@ pub fn run(legs: u16, core: usize, tuning: &Tuning) -> Result<()> {
         false => {
             let ports = plan::RELAY_RANGE.0..=plan::RELAY_RANGE.1;
             let steering = Steering::attach([plan::RELAY.into()])?;
-            Some(Hub::open(steering.thread(0)?, &ports, true))
+            Some(Hub::open(steering.thread(0)?, &ports, Sharing::Ports))
         }
     };
     let setup = Setup {

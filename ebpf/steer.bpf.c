@@ -20,6 +20,8 @@
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, EDGE_STEER_FAMILIES * EDGE_PORTS);
+	/* The daemon writes it in its own memory. */
+	__uint(map_flags, BPF_F_MMAPABLE);
 	__type(key, __u32);
 	__type(value, struct edge_steered);
 } steered SEC(".maps");
@@ -77,6 +79,9 @@ static __always_inline int index_of(const struct bpf_sk_lookup *ctx, const struc
 
 static __always_inline int is_from(const struct bpf_sk_lookup *ctx, const struct edge_steered *flow)
 {
+	/* The daemon writes the socket last, and takes it away first. */
+	if (!flow->socket)
+		return 0;
 	if (bpf_ntohs(ctx->remote_port) != flow->port)
 		return 0;
 	if (ctx->family == AF_INET)
@@ -128,7 +133,7 @@ int edge_steer(struct bpf_sk_lookup *ctx)
 	key = flow->others;
 	if (is_from(ctx, flow)) {
 		/* No audio: what it sends too much may meet others of its kind, not the queue that all share. */
-		if (++flow->packets <= EDGE_STEER_PACKETS && flow->socket)
+		if (++flow->packets <= EDGE_STEER_PACKETS)
 			key = flow->socket;
 	} else if (++flow->strangers > EDGE_STEER_STRANGERS) {
 		/* The daemon counts strangers, but not at any price. */

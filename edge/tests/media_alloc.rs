@@ -6,12 +6,13 @@ mod bench;
 
 use bench::{Bench, Party, V4, conversation, talk};
 use edge_proto::relay::{Component, DropReason};
+use sip_edge::media::occupied::OccupiedPorts;
 use sip_edge::media::steering::Steering;
 use sip_edge::media::{Hub, MediaOptions, Sharing};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 /// Counts what threads that asked for it allocate.
 struct Counting;
@@ -67,8 +68,14 @@ static SHARING: Mutex<Option<Sharing>> = Mutex::new(None);
 
 fn hub() -> Option<Hub> {
     let sharing = (*SHARING.lock().unwrap())?;
-    let opened = Steering::attach([V4.parse().unwrap()])
-        .and_then(|steering| Ok(Hub::open(steering.thread(0)?, &(10_000..=60_000), sharing)));
+    let occupied = Arc::new(OccupiedPorts::new([]));
+    let opened = Steering::attach([V4.parse().unwrap()]).and_then(|steering| {
+        Ok(Hub::open(
+            steering.thread(0)?,
+            (&(10_000..=60_000), occupied),
+            sharing,
+        ))
+    });
     opened
         .inspect_err(|error| println!("skipped: flows cannot share sockets here ({error})"))
         .ok()

@@ -22,3 +22,7 @@ use sip_edge::media::{Hub, Sharing};
 fn hub() -> Option<Hub> {
     shared::hub(Sharing::Ports)
 }
+
+fn look_at_ports() {
+    shared::occupied().look().unwrap();
+}

@@ -21,6 +21,8 @@ fn hub() -> Option<Hub> {
     shared::hub(Sharing::Senders)
 }
 
+fn look_at_ports() {}
+
 /// What media by a raw socket would escape is noticed.
 #[test]
 fn ipsec_policies_are_counted() {

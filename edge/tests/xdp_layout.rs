@@ -2,7 +2,7 @@
 
 use sip_edge::access::OBJECT;
 use sip_edge::access::layout::*;
-use sip_edge::media::steering;
+use sip_edge::media::{steered, steering};
 use std::collections::BTreeMap;
 use std::mem::{offset_of, size_of};
 
@@ -201,7 +201,7 @@ fn the_steering_program_has_the_same_structs() {
     same_layout!(
         btf,
         "edge_steered",
-        steering::Steered {
+        steered::Steered {
             source,
             port,
             socket,

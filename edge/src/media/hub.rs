@@ -9,10 +9,12 @@
 
 use super::counters::MediaCounters;
 use super::endpoint::SETTLE;
+use super::occupied::OccupiedPorts;
 use super::received::SharedShape;
 use super::ring::Ring;
-use super::sockets::{MediaSocket, RawSender, bind_pair};
-use super::steering::{SharedSocket, SteeringError, ThreadSteering};
+use super::sockets::{MediaSocket, RawSender};
+use super::steered::SharedSocket;
+use super::steering::{SteeringError, ThreadSteering};
 use super::token::Token;
 use edge_proto::id::AllocationId;
 use edge_proto::relay::{Component, DropReason};
@@ -21,6 +23,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::os::fd::AsFd;
+use std::sync::Arc;
 
 /// Receivers at most: each [`Role`] for two families.
 const RECEIVERS: u32 = 2 * Role::ALL.len() as u32;
@@ -93,6 +96,7 @@ struct Sender {
 pub struct Hub {
     steering: ThreadSteering,
     sharing: Sharing,
+    occupied: Arc<OccupiedPorts>,
     /// Their place is their number, and their file's from the first.
     receivers: Vec<Receiver>,
     /// By family (0: IPv4).
@@ -107,10 +111,11 @@ pub struct Hub {
 
 impl Hub {
     /// Opens the shared sockets, at none of the ports that flows have (`ports`), and shows them to the program. What cannot be had is left to
-    /// the flows' own sockets, and told by [`Hub::faults`].
+    /// the flows' own sockets, and told by [`Hub::faults`]. Of `occupied`
+    /// ports none becomes a flow's that has no socket of its own.
     pub fn open(
         mut steering: ThreadSteering,
-        ports: &RangeInclusive<u16>,
+        (ports, occupied): (&RangeInclusive<u16>, Arc<OccupiedPorts>),
         sharing: Sharing,
     ) -> Hub {
         let mut receivers = Vec::new();
@@ -145,6 +150,7 @@ impl Hub {
         Hub {
             steering,
             sharing,
+            occupied,
             receivers,
             senders,
             leases,
@@ -225,12 +231,12 @@ impl Hub {
             if self.owner(local).is_some() {
                 return Err(format!("{local} has an owner"));
             }
-            // Nobody else has them.
-            drop(bind_pair(local)?);
-            for component in Component::ALL {
-                let port = component.address(local);
-                self.unlatch(port)
-                    .map_err(|error| format!("cannot receive at {port}: {error}"))?;
+            let ports = Component::ALL.map(|component| component.address(local));
+            if let Some(port) = ports.iter().find(|port| self.occupied.contains(**port)) {
+                return Err(format!("{port} is bound by another socket"));
+            }
+            for port in ports {
+                self.unlatch(port);
             }
         }
         if let Some(lease) = self.lease_mut(local) {
@@ -242,8 +248,7 @@ impl Hub {
     /// From now on `local` (an RTP port) and the next are nobody's.
     pub fn end_lease(&mut self, local: SocketAddr) {
         for component in Component::ALL {
-            // It fails for no address that was ever leased.
-            let _ = self.steering.unlatch(component.address(local), None);
+            self.steering.unlatch(component.address(local), None);
         }
         if let Some(lease) = self.lease_mut(local) {
             *lease = None;
@@ -269,13 +274,14 @@ impl Hub {
             return false;
         };
         let others = self.others(local.ip(), Role::Excess);
-        self.steering.latch(local, (source, socket), others).is_ok()
+        self.steering.latch(local, (source, socket), others);
+        true
     }
 
     /// Whatever comes to the port `local` is received by its own socket from now on, or by the one that all such ports share.
-    pub fn unlatch(&mut self, local: SocketAddr) -> Result<(), SteeringError> {
+    pub fn unlatch(&mut self, local: SocketAddr) {
         let others = self.others(local.ip(), Role::Unlatched);
-        self.steering.unlatch(local, others)
+        self.steering.unlatch(local, others);
     }
 
     /// The file of the raw socket that sends for `local`.
@@ -340,7 +346,7 @@ fn receiver(
     let opened = open().map_err(SteeringError::system("opening a shared socket"))?;
     let (own, socket) = opened.ok_or(SteeringError::NoPort(address))?;
     // Only what is steered may reach it: whoever sent to its own port would fill the queue of all.
-    steering.close(own)?;
+    steering.close(own);
     Ok(Receiver {
         shared: steering.enlist(&socket)?,
         address,

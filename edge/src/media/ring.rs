@@ -301,9 +301,12 @@ impl Ring {
         self.shared_shapes.get(shape.index()).unwrap_or(first)
     }
 
-    /// Submits what waits, without waiting for completions.
+    /// Submits what waits, without waiting for completions. No system call where nothing waits.
     pub fn submit(&mut self) {
         self.pool.publish();
+        if self.uring.submission().is_empty() {
+            return;
+        }
         // The kernel may take the queue in parts; an error other than an interruption is met again, and told, by `turn`.
         for _ in 0..8 {
             let interrupted = matches!(self.uring.submit(), Err(error) if error.raw_os_error() == Some(libc::EINTR));

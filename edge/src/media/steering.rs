@@ -4,6 +4,7 @@
 //! A socket of its own for each flow costs cold memory per packet, a wake-up per flow, and four system calls or more per port; one socket
 //! for all of them has none of it.
 
+use super::steered::{SharedSocket, SteeredPorts};
 use crate::access::{layout::words, told};
 use aya::maps::{Array, Map, MapData, MapError, SockMap};
 use aya::programs::{ProgramError, SkLookup};
@@ -20,13 +21,10 @@ use thiserror::Error;
 pub static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/steer.bpf.o"));
 
 const PROGRAM: &str = "edge_steer";
-const PORTS: u32 = 1 << 16;
 /// `EDGE_STEER_THREADS`.
 const THREADS: u8 = 64;
 /// Most shared sockets of one thread; all threads of them fit into the map.
 const SOCKETS_PER_THREAD: u32 = 16;
-/// In the place of a socket: `EDGE_STEER_CLOSED`.
-const CLOSED: u16 = u16::MAX;
 /// Packets of a latched source in a window of 2^26 ns that go to its socket: 10,000 per second. The rest is treated like those of others.
 pub const STEERED_PER_WINDOW: u32 = 671;
 
@@ -38,30 +36,9 @@ pub struct Scope {
     pub media6: [u32; 4],
 }
 
-/// `struct edge_steered`: addresses in network byte order, ports in the host's.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-#[repr(C)]
-pub struct Steered {
-    /// The latched source; port 0: none.
-    pub source: [u32; 4],
-    pub port: u16,
-    /// For what comes from there. 0: as `others`; 65535: nobody may send there; n: entry n - 1 of the map of sockets.
-    pub socket: u16,
-    /// For what else comes. 0: the socket that is bound there.
-    pub others: u16,
-    /// The media thread whose port it is.
-    pub thread: u16,
-    /// What the program has counted: see its source.
-    pub window: u32,
-    pub packets: u32,
-    pub strangers: u32,
-}
-
 // SAFETY: `#[repr(C)]`, integers only, and no padding: the test that compares the layout with the object's BTF finds that the
-// members fill each struct.
+// members fill the struct.
 unsafe impl Pod for Scope {}
-// SAFETY: as above.
-unsafe impl Pod for Steered {}
 
 /// Why flows keep sockets of their own.
 #[derive(Debug, Error)]
@@ -100,6 +77,7 @@ pub struct Steering(Arc<Attached>);
 struct Attached {
     ebpf: Ebpf,
     addresses: Vec<IpAddr>,
+    ports: SteeredPorts,
 }
 
 impl Steering {
@@ -128,18 +106,26 @@ impl Steering {
             "opening the thread's network namespace",
         ))?;
         program.attach(namespace)?;
-        Ok(Steering(Arc::new(Attached { ebpf, addresses })))
+        let Some(Map::Array(steered)) = ebpf.map("steered") else {
+            return Err(SteeringError::Missing("steered"));
+        };
+        let ports = SteeredPorts::new(steered.fd().as_fd())
+            .map_err(SteeringError::system("mapping the map of ports"))?;
+        Ok(Steering(Arc::new(Attached {
+            ebpf,
+            addresses,
+            ports,
+        })))
     }
 
     /// The part of media thread `thread` (0 to 63), which no other may have too.
     pub fn thread(&self, thread: u8) -> Result<ThreadSteering, SteeringError> {
-        let Attached { ebpf, addresses } = &*self.0;
+        let Attached {
+            ebpf, addresses, ..
+        } = &*self.0;
         if thread >= THREADS {
             return Err(SteeringError::Missing("room for another thread"));
         }
-        let Some(Map::Array(steered)) = ebpf.map("steered") else {
-            return Err(SteeringError::Missing("steered"));
-        };
         let Some(Map::SockMap(sockets)) = ebpf.map("sockets") else {
             return Err(SteeringError::Missing("sockets"));
         };
@@ -150,7 +136,6 @@ impl Steering {
             thread,
             addresses: addresses.clone(),
             refused: Array::try_from(again(refused)?)?,
-            steered: Array::try_from(again(steered)?)?,
             sockets: SockMap::try_from(again(sockets)?)?,
             first: u32::from(thread) * SOCKETS_PER_THREAD,
             enlisted: 0,
@@ -180,21 +165,16 @@ fn scope(addresses: &[IpAddr]) -> Scope {
     scope
 }
 
-/// A socket in the program's map.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct SharedSocket(u16);
-
-/// One media thread's handle. Each method is a system call or two, and never waits.
+/// One media thread's handle. No method waits.
 pub struct ThreadSteering {
     thread: u8,
     addresses: Vec<IpAddr>,
     refused: Array<MapData, u64>,
-    steered: Array<MapData, Steered>,
     sockets: SockMap<MapData>,
     /// The thread's first entry in `sockets`, and how many it has.
     first: u32,
     enlisted: u32,
-    #[expect(dead_code, reason = "keeps the program attached")]
+    /// The program, too, which stays attached meanwhile.
     attached: Arc<Attached>,
 }
 
@@ -226,41 +206,25 @@ impl ThreadSteering {
         Ok(SharedSocket(number))
     }
 
-    /// From now on packets from `source` to `local` go to `socket`, and what else comes there to `others` (`None`: the socket that is
-    /// bound there).
+    /// See [`SteeredPorts::latch`].
     pub fn latch(
-        &mut self,
+        &self,
         local: SocketAddr,
-        (source, socket): (SocketAddr, SharedSocket),
+        latched: (SocketAddr, SharedSocket),
         others: Option<SharedSocket>,
-    ) -> Result<(), SteeringError> {
-        // Not half of the old source and half of the new at any moment: first none.
-        self.unlatch(local, others)?;
-        let flow = Steered {
-            source: words(source.ip()).1,
-            port: source.port(),
-            socket: socket.0,
-            ..self.unlatched(others)
-        };
-        Ok(self.steered.set(index(local), flow, 0)?)
+    ) {
+        self.attached.ports.latch(local, latched, others);
     }
 
-    /// From now on all packets to `local` go to `others` (`None`: the socket that is bound there).
-    pub fn unlatch(
-        &mut self,
-        local: SocketAddr,
-        others: Option<SharedSocket>,
-    ) -> Result<(), SteeringError> {
-        Ok(self.steered.set(index(local), self.unlatched(others), 0)?)
+    /// See [`SteeredPorts::unlatch`].
+    pub fn unlatch(&self, local: SocketAddr, others: Option<SharedSocket>) {
+        let thread = self.thread.into();
+        self.attached.ports.unlatch(local, others, thread);
     }
 
-    /// From now on nobody reaches `local`, whichever socket is bound there.
-    pub fn close(&mut self, local: SocketAddr) -> Result<(), SteeringError> {
-        let closed = Steered {
-            socket: CLOSED,
-            ..Steered::default()
-        };
-        Ok(self.steered.set(index(local), closed, 0)?)
+    /// See [`SteeredPorts::close`].
+    pub fn close(&self, local: SocketAddr) {
+        self.attached.ports.close(local);
     }
 
     /// Packets to this thread's ports that the program dropped since it was attached, because too many came from others than the latched
@@ -269,36 +233,11 @@ impl ThreadSteering {
         let count = self.refused.get(&u32::from(self.thread), 0);
         count.unwrap_or_default()
     }
-
-    fn unlatched(&self, others: Option<SharedSocket>) -> Steered {
-        Steered {
-            others: others.map_or(0, |socket| socket.0),
-            thread: self.thread.into(),
-            ..Steered::default()
-        }
-    }
-}
-
-/// Where a media port is in the map.
-fn index(local: SocketAddr) -> u32 {
-    let family = match local.ip().to_canonical() {
-        IpAddr::V4(_) => 0,
-        IpAddr::V6(_) => PORTS,
-    };
-    family + u32::from(local.port())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn each_family_has_ports_of_its_own() {
-        assert_eq!(index("192.0.2.1:0".parse().unwrap()), 0);
-        assert_eq!(index("192.0.2.1:65535".parse().unwrap()), 65_535);
-        assert_eq!(index("[2001:db8::1]:0".parse().unwrap()), 65_536);
-        assert_eq!(index("[2001:db8::1]:65535".parse().unwrap()), 131_071);
-    }
 
     #[test]
     fn the_scope_has_both_families() {

@@ -42,6 +42,8 @@ const END_TICK: Duration = Duration::from_millis(5);
 /// How long peers have to answer the BYEs of an end: longer than a transferor's last NOTIFY is waited for (8 * T1).
 const END: Duration = Duration::from_secs(6);
 
+/// How often to look which media ports others have.
+const PORTS_TICK: Duration = Duration::from_secs(5);
 /// How often XDP's attachments and drop counters are looked at.
 const ACCESS_TICK: Duration = Duration::from_secs(1);
 
@@ -173,6 +175,8 @@ impl Running {
         let mut drain_tick = tokio::time::interval(DRAIN_TICK);
         let mut access_tick = tokio::time::interval(ACCESS_TICK);
         access_tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut ports_tick = tokio::time::interval(PORTS_TICK);
+        ports_tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut report_tick = tokio::time::interval(self.manager.period());
         report_tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut stop = Stop::default();
@@ -203,6 +207,7 @@ impl Running {
                 end = self.threads.next_end() => return Err(end.into_error()),
                 _ = report_tick.tick() => self.report(draining),
                 _ = access_tick.tick() => self.access.poll(),
+                _ = ports_tick.tick() => self.shared_media.look_at_ports(),
                 _ = drain_tick.tick(), if draining => {
                     if self.is_idle() {
                         tracing::info!("drained: the last call is over");

@@ -62,7 +62,7 @@ pub(super) struct Running {
     admin: Option<AdminStop>,
     /// Detaches XDP when dropped.
     pub access: Access,
-    shared_media: SharedMedia,
+    pub shared_media: SharedMedia,
 }
 
 /// The sockets of one core's listeners.

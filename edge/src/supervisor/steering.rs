@@ -4,15 +4,19 @@ use super::RunError;
 use crate::config::{Environment, MediaSteering, Settings};
 use crate::media::claim::{ClaimError, PortClaim, Use};
 use crate::media::ipsec;
+use crate::media::occupied::OccupiedPorts;
 use crate::media::steering::{Steering, SteeringError};
 use crate::media::{Hub, Sharing};
 use edge_proto::id::CoreId;
+use std::net::IpAddr;
+use std::sync::Arc;
 
 /// What there is to be shared.
 #[derive(Debug)]
 pub(super) struct SharedMedia {
     steering: Option<Steering>,
     sharing: Sharing,
+    occupied: Arc<OccupiedPorts>,
     #[expect(
         dead_code,
         reason = "the media ports are this edge's for as long as it runs"
@@ -49,18 +53,32 @@ impl SharedMedia {
                 }
             })?,
         };
-        Ok(SharedMedia {
+        let shared = SharedMedia {
             steering,
             sharing,
+            occupied: Arc::new(OccupiedPorts::new(addresses(settings))),
             claims,
-        })
+        };
+        shared.look_at_ports();
+        Ok(shared)
+    }
+
+    /// Looks which media ports others have. To be called every few seconds.
+    pub(super) fn look_at_ports(&self) {
+        // Ports with sockets of their own say so themselves.
+        if self.sharing == Sharing::Ports
+            && let Err(error) = self.occupied.look()
+        {
+            tracing::warn!(%error, "cannot see which media ports others use");
+        }
     }
 
     /// The hub of a core's media thread.
     pub(super) fn hub(&self, core: CoreId, settings: &Settings) -> Option<Hub> {
         let steering = self.steering.as_ref()?;
         let thread = steering.thread(core.0).inspect_err(warn).ok()?;
-        let hub = Hub::open(thread, &settings.protocol.media.ports, self.sharing);
+        let ports = &settings.protocol.media.ports;
+        let hub = Hub::open(thread, (ports, self.occupied.clone()), self.sharing);
         hub.faults().iter().for_each(warn);
         Some(hub)
     }
@@ -70,9 +88,7 @@ fn attach(settings: &Settings) -> Option<Steering> {
     if settings.media.steering == MediaSteering::Off {
         return None;
     }
-    let media = &settings.protocol.media;
-    let addresses = [&media.ipv4, &media.ipv6].into_iter().flatten();
-    match Steering::attach(addresses.map(|address| address.bind)) {
+    match Steering::attach(addresses(settings)) {
         Ok(steering) => Some(steering),
         Err(error) => {
             warn(&error);
@@ -115,11 +131,17 @@ fn wanted(settings: &Settings) -> Sharing {
 }
 
 fn claim(settings: &Settings, usage: Use) -> Result<Vec<PortClaim>, ClaimError> {
+    let ports = &settings.protocol.media.ports;
+    addresses(settings)
+        .map(|address| PortClaim::take(address, ports.clone(), usage))
+        .collect()
+}
+
+/// Where media is: at most one address of each family, possibly a wildcard.
+fn addresses(settings: &Settings) -> impl Iterator<Item = IpAddr> {
     let media = &settings.protocol.media;
     let addresses = [&media.ipv4, &media.ipv6].into_iter().flatten();
-    addresses
-        .map(|address| PortClaim::take(address.bind, media.ports.clone(), usage))
-        .collect()
+    addresses.map(|address| address.bind)
 }
 
 fn warn(error: &SteeringError) {

@@ -250,7 +250,7 @@ pub fn next_port() -> u16 {
     static CLAIMED: Mutex<(Vec<PortClaim>, Range<u16>)> = Mutex::new((Vec::new(), 0..0));
     let mut claimed = CLAIMED.lock().unwrap();
     let (claims, free) = &mut *claimed;
-    if free.is_empty() {
+    if free.start == free.end {
         let claim = |first: u16| {
             let ports = first..=first + PORTS - 1;
             let claim = |ip: &str| PortClaim::take(ip.parse().unwrap(), ports.clone(), Use::Sole);

@@ -41,12 +41,14 @@ fn a_port_that_is_taken_is_told_and_leaves_nothing_behind() {
         let free = bench.open(V4, LatchMode::Any);
         bench.close(free);
         let holder = UdpSocket::bind([free.rtp, free.rtcp][taken]).unwrap();
+        crate::look_at_ports();
         let error = bench.try_open(free.rtp, LatchMode::Any).unwrap_err();
         assert!(
             error.contains(&[free.rtp, free.rtcp][taken].to_string()),
             "{error}"
         );
         drop(holder);
+        crate::look_at_ports();
         let again = bench.try_open(free.rtp, LatchMode::Any).unwrap();
         bench.close(again);
     }

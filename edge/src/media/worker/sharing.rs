@@ -52,9 +52,8 @@ impl Worker {
         let local = component.address(flow.local);
         let timed = component == Component::Rtp && is_sampled(allocation);
         let steered = peer.is_some_and(|peer| hub.latch(local, peer, timed));
-        // It fails for no address that was ever latched.
-        if *was && !steered && hub.unlatch(local).is_err() {
-            self.counters.socket_errors.add(1);
+        if *was && !steered {
+            hub.unlatch(local);
         }
         match (*was, steered) {
             (false, true) => self.counters.steered_flows.add(1),

@@ -9,6 +9,7 @@ use edge_proto::relay::{DropReason, LatchMode, MediaCommand, MediaEvent, Payload
 use sip_edge::access::MediaGuard;
 use sip_edge::clock::Clock;
 use sip_edge::handoff::{Receiver, Sender, bounded};
+use sip_edge::media::occupied::OccupiedPorts;
 use sip_edge::media::steering::Steering;
 use sip_edge::media::{Hub, MediaCounters, MediaOptions, Setup, Sharing, Worker, priority};
 use std::io::BufRead;
@@ -107,7 +108,13 @@ pub fn run(legs: u16, core: usize, tuning: &Tuning) -> Result<()> {
         false => {
             let ports = plan::RELAY_RANGE.0..=plan::RELAY_RANGE.1;
             let steering = Steering::attach([plan::RELAY.into()])?;
-            Some(Hub::open(steering.thread(0)?, &ports, Sharing::Ports))
+            // The namespace is the bench's own.
+            let occupied = Arc::new(OccupiedPorts::new([]));
+            Some(Hub::open(
+                steering.thread(0)?,
+                (&ports, occupied),
+                Sharing::Ports,
+            ))
         }
     };
     let setup = Setup {

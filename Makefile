@@ -132,7 +132,7 @@ bench: build-packages
 	mkdir -p bench/report
 	$(SUDO) $(BENCHES)/relay compare $(if $(QUICK),--quick) --report bench/report
 	$(SUDO) $(BENCHES)/access $(if $(QUICK),verdicts)
-	$(BENCHES)/signalling $(if $(QUICK),--quick) --report bench/report
+	$(SUDO) $(BENCHES)/signalling $(if $(QUICK),--quick) --report bench/report
 	@echo "reports: bench/report/{relay,access,signalling}.md"
 
 sim: check-cargo

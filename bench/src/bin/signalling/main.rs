@@ -2,7 +2,8 @@
 //! place for comparison.
 //!
 //! `cargo run --release -p edge-bench --bin signalling [--quick]` writes `bench/report/signalling.md`, plots and
-//! `signalling.json`; `signalling voice` tells what a call hears beside too much signalling. Needs SIPp and two CPUs, and kamailio for the comparison.
+//! `signalling.json`; `signalling voice` tells what a call hears beside too much signalling. Needs SIPp and two CPUs, kamailio
+//! for the comparison, and root for all of its calls at once.
 
 mod load;
 mod report;
@@ -12,8 +13,10 @@ mod voice;
 
 use anyhow::{Result, ensure};
 use clap::{Parser, ValueEnum};
+use edge_bench::namespace;
 use std::path::PathBuf;
 use std::process::Command;
+use suite::Ports;
 
 #[derive(Parser)]
 #[command(about, version)]
@@ -46,12 +49,22 @@ fn main() -> Result<()> {
         "the load kit is not where it was built: {}",
         subject::kit().display()
     );
+    // Where media ports need no sockets, the limit of open files does not limit calls.
+    let ports = match namespace::enter(subject::PORTS) {
+        Ok(()) => Ports::Free,
+        Err(error) => {
+            eprintln!(
+                "not in a network namespace of its own, so each media port has a socket: {error:#}"
+            );
+            Ports::Sockets
+        }
+    };
     if let Some(Part::Voice) = arguments.part {
         let rounds = suite::voice(arguments.quick)?;
         println!("{}", serde_json::to_string_pretty(&rounds)?);
         return Ok(());
     }
-    let results = suite::run(arguments.quick, there("kamailio"))?;
+    let results = suite::run(arguments.quick, there("kamailio"), ports)?;
     let text = report::write(&results, &arguments.report)?;
     println!("{text}");
     Ok(())

@@ -12,6 +12,8 @@ use tempfile::TempDir;
 /// The CPU of the edge or kamailio; SIPp has the other.
 pub const CPU: usize = 0;
 pub const PEERS_CPU: usize = 1;
+/// The edge's media ports, as many as there can be.
+pub const PORTS: &str = "10000-60000";
 const START: Duration = Duration::from_secs(15);
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
@@ -130,7 +132,7 @@ fn edge(dir: &Path, log: &fs::File, more: &str) -> Result<Process> {
     let text = fs::read_to_string(kit().join("staging.toml"))?
         .replace("127.0.0.", Kind::Edge.network())
         .replace("[edge]\n", &format!("[edge]\ncores = [{CPU}]\n"))
-        .replace("10000-30000", "10000-60000")
+        .replace("10000-30000", PORTS)
         .replace("../../target/staging-cdr.jsonl", &cdr.to_string_lossy());
     let file = dir.join("sip-edge.toml");
     fs::write(&file, text + more)?;

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 pub const RATES: [u32; 2] = [100, 500];
 /// Established calls whose memory is measured, where the limit of open files allows.
 const ESTABLISHED: [u32; 2] = [1_000, 10_000];
-/// The edge's files per call: RTP and RTCP of two legs.
+/// The edge's files per call where each port has a socket: RTP and RTCP of two legs.
 const FILES_PER_CALL: u64 = 4;
 /// Files that it has besides.
 const OTHER_FILES: u64 = 1_000;
@@ -21,6 +21,15 @@ const OTHER_FILES: u64 = 1_000;
 const WARM_UP: u32 = 3_000;
 /// How long memory may take to come back.
 const RETURN: Duration = Duration::from_secs(40);
+
+/// Whether the edge needs a socket for each media port.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Ports {
+    #[default]
+    Sockets,
+    Free,
+}
 
 /// Everything that was measured.
 #[derive(Debug, Default, Serialize)]
@@ -53,6 +62,7 @@ pub struct Round {
 #[derive(Debug, Default, Serialize)]
 pub struct Memory {
     pub files: u64,
+    pub ports: Ports,
     pub at_start: u64,
     /// After the warm-up.
     pub baseline: u64,
@@ -74,7 +84,7 @@ pub struct Established {
 }
 
 /// Runs everything; `kamailio`: whether it is there.
-pub fn run(quick: bool, kamailio: bool) -> Result<Results> {
+pub fn run(quick: bool, kamailio: bool, ports: Ports) -> Result<Results> {
     let begun = Instant::now();
     let mut results = Results {
         kernel: first_line("/proc/sys/kernel/osrelease"),
@@ -99,7 +109,7 @@ pub fn run(quick: bool, kamailio: bool) -> Result<Results> {
     let subject = Subject::start(Kind::Edge)?;
     results.transfers_search = search(&subject, "transfer", 300, if quick { 1 } else { 5 })?;
     drop(subject);
-    results.memory = memory(files, if quick { &[200] } else { &ESTABLISHED })?;
+    results.memory = memory((files, ports), if quick { &[200] } else { &ESTABLISHED })?;
     results.voice = voice(quick)?;
     results.load_average[1] = first_line("/proc/loadavg");
     results.seconds = begun.elapsed().as_secs_f64();
@@ -166,7 +176,7 @@ fn search(
 }
 
 /// Memory while calls are up, and after.
-fn memory(files: u64, established: &[u32]) -> Result<Memory> {
+fn memory((files, ports): (u64, Ports), established: &[u32]) -> Result<Memory> {
     let subject = Subject::start(Kind::Edge)?;
     let at_start = subject.process.rss()?;
     play(
@@ -179,12 +189,18 @@ fn memory(files: u64, established: &[u32]) -> Result<Memory> {
     )?;
     let mut memory = Memory {
         files,
+        ports,
         at_start,
         baseline: subject.process.rss()?,
         established: Vec::new(),
     };
-    let fits =
-        u32::try_from(files.saturating_sub(OTHER_FILES) / FILES_PER_CALL).unwrap_or(u32::MAX);
+    let fits = match ports {
+        Ports::Free => u32::MAX,
+        Ports::Sockets => {
+            let calls = files.saturating_sub(OTHER_FILES) / FILES_PER_CALL;
+            u32::try_from(calls).unwrap_or(u32::MAX)
+        }
+    };
     for &wanted in established {
         let entry = hold(&subject, wanted, wanted.min(fits), memory.baseline)?;
         println!(

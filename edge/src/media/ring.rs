@@ -31,8 +31,6 @@ pub struct RingOptions {
     pub buffer_bytes: usize,
     /// Entries of the fixed file table.
     pub files: u32,
-    /// [`Ring::has_work`] will be asked.
-    pub polled: bool,
 }
 
 /// How [`Ring::turn`] waits.
@@ -87,11 +85,9 @@ impl Ring {
             .setup_single_issuer()
             .setup_defer_taskrun()
             .setup_coop_taskrun()
+            .setup_taskrun_flag()
             .setup_submit_all()
             .setup_cqsize(completion_entries(options));
-        if options.polled {
-            builder.setup_taskrun_flag();
-        }
         let uring = builder
             .build(options.entries)
             .map_err(|error| MediaError::setup(error, disabled_sysctl()))?;
@@ -318,6 +314,9 @@ impl Ring {
 
     /// Submits what waits, then waits for a completion.
     pub fn turn(&mut self, wait: Wait) -> io::Result<()> {
+        if wait.timeout == Some(Duration::ZERO) {
+            return self.look();
+        }
         self.pool.publish();
         let timespec = wait.timeout.map(Timespec::from);
         let gather_us = match self.gathers {
@@ -344,14 +343,21 @@ impl Ring {
             self.uring.submitter().submit_with_args(wanted, &args)
         };
         self.after_submit();
-        match result {
-            Ok(_) => Ok(()),
-            Err(error) => match error.raw_os_error() {
-                // Timed out, interrupted, or short of memory or room for completions for the moment.
-                Some(libc::ETIME | libc::EINTR | libc::EAGAIN | libc::EBUSY) => Ok(()),
-                _ => Err(error),
-            },
+        waited(result)
+    }
+
+    /// Submits what waits, and lets the kernel post the completions that there are. A wait for no time would set a timer and sleep until
+    /// that rings.
+    fn look(&mut self) -> io::Result<()> {
+        self.pool.publish();
+        let submission = self.uring.submission();
+        if submission.is_empty() && !submission.taskrun() && !submission.cq_overflow() {
+            return Ok(());
         }
+        drop(submission);
+        let result = self.uring.submit();
+        self.after_submit();
+        waited(result)
     }
 
     /// Moves the completions that have arrived to `batch`, as many as it has room for.
@@ -378,7 +384,7 @@ impl Ring {
         }
     }
 
-    /// Whether [`Ring::turn`] would find something without waiting: looks at memory alone. Needs [`RingOptions::polled`].
+    /// Whether [`Ring::turn`] would find something without waiting: looks at memory alone.
     pub fn has_work(&mut self) -> bool {
         !self.uring.completion().is_empty() || self.uring.submission().taskrun()
     }
@@ -408,6 +414,18 @@ impl Ring {
             self.pool.recycle(buffer);
         }
         true
+    }
+}
+
+/// What came of waiting for completions.
+fn waited(result: io::Result<usize>) -> io::Result<()> {
+    match result {
+        Ok(_) => Ok(()),
+        Err(error) => match error.raw_os_error() {
+            // Timed out, interrupted, or short of memory or room for completions for the moment.
+            Some(libc::ETIME | libc::EINTR | libc::EAGAIN | libc::EBUSY) => Ok(()),
+            _ => Err(error),
+        },
     }
 }
 
@@ -473,7 +491,6 @@ mod tests {
                 buffers: 8,
                 buffer_bytes: 2048,
                 files: 2,
-                polled: false,
             })
             .unwrap();
             let eventfd = rustix::event::eventfd(1, rustix::event::EventfdFlags::empty()).unwrap();
@@ -505,7 +522,6 @@ mod tests {
             buffers: 8,
             buffer_bytes: 2048,
             files: 2,
-            polled: true,
         })
         .unwrap();
         assert!(ring.completion_capacity() >= 16);

@@ -86,7 +86,6 @@ impl Worker {
             },
             buffer_bytes: options.buffer_bytes,
             files: room.file_pairs * 2 + hub::FILES,
-            polled: !options.busy_poll.is_zero(),
         })?;
         setup.counters.capacity.set(u64::from(room.allocations));
         let mut hub = setup.hub;

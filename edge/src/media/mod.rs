@@ -93,7 +93,6 @@ pub fn probe_kernel() -> Result<(), MediaError> {
         buffers: 8,
         buffer_bytes: 64,
         files: 1,
-        polled: true,
     };
     ring::Ring::new(options).map(drop)
 }

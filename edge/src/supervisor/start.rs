@@ -88,8 +88,8 @@ impl Running {
         let cpus = cpus(&settings.cores)?;
         // Here, where nothing runs yet and one message says it, rather than on each thread.
         media::probe_kernel()?;
-        let shared_media = SharedMedia::start(&settings)?;
         let sockets = open_listeners(&settings.protocol, None, cpus.len())?;
+        let shared_media = SharedMedia::start(&settings)?;
         let metrics = Arc::new(Metrics::new(&settings.protocol)?);
         let (events, event_queue) = bounded(reporter::QUEUE_PER_CORE * cpus.len())
             .map_err(RunError::system("making the event queue"))?;

@@ -63,6 +63,11 @@ impl SharedMedia {
         Ok(shared)
     }
 
+    /// What flows share; `None`: each has sockets of its own.
+    pub(super) fn sharing(&self) -> Option<Sharing> {
+        self.steering.as_ref().map(|_| self.sharing)
+    }
+
     /// Looks which media ports others have. To be called every few seconds.
     pub(super) fn look_at_ports(&self) {
         // Ports with sockets of their own say so themselves.

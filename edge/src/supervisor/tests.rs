@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::config::load;
+use crate::media::Sharing;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
@@ -206,6 +207,32 @@ async fn a_second_edge_on_the_same_address_is_refused_although_it_shares_the_por
         Err(RunError::Listen(ListenError::InUse { .. }))
     ));
     timeout(DEADLINE, edge.stop()).await.unwrap();
+}
+
+/// Two that use the same media ports without sockets would not notice.
+#[tokio::test]
+async fn a_second_edge_with_the_same_media_ports_is_refused_where_these_have_no_sockets() {
+    let site = Site::new();
+    let settings = site.write(&[5060], "");
+    let (handle, _requests) = SupervisorHandle::new(settings.protocol.clone());
+    let mut edge = Running::start(settings, &handle).await.unwrap();
+    let sharing = edge.shared_media.sharing();
+    let other = site.write(&[5062], "");
+    match Running::start(other.clone(), &handle).await {
+        Err(RunError::MediaPorts(error)) => {
+            assert_eq!(sharing, Some(Sharing::Ports));
+            let text = error.to_string();
+            assert!(text.contains("20000-20999"), "{text}");
+        }
+        Err(error) if sharing == Some(Sharing::Ports) => panic!("{error}"),
+        Ok(_) => panic!("both have the same admin address"),
+        Err(_) => println!("skipped: media ports have sockets here"),
+    }
+    timeout(DEADLINE, edge.stop()).await.unwrap();
+    drop(edge);
+    let mut next = Running::start(other, &handle).await.unwrap();
+    assert_eq!(next.shared_media.sharing(), sharing);
+    timeout(DEADLINE, next.stop()).await.unwrap();
 }
 
 #[tokio::test]

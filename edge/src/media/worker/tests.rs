@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::handoff::bounded;
+use crate::media::MediaOptions;
 use edge_proto::relay::{LatchMode, PayloadMap, RemoteMedia};
 use std::net::UdpSocket;
 use std::sync::atomic::AtomicU32;

@@ -60,6 +60,18 @@ impl SharedMedia {
             claims,
         };
         shared.look_at_ports();
+        match shared.sharing() {
+            None => tracing::info!("media flows have sockets of their own"),
+            Some(Sharing::Receivers) => {
+                tracing::info!("media flows share the sockets that receive")
+            }
+            Some(Sharing::Senders) => {
+                tracing::info!("media flows share sockets, ports have their own besides")
+            }
+            Some(Sharing::Ports) => {
+                tracing::info!("media flows share sockets, ports have none of their own")
+            }
+        }
         Ok(shared)
     }
 

@@ -1,7 +1,9 @@
 //! Where log lines go: stderr, in the form that whoever reads stderr likes best.
 
+mod events;
 mod outlet;
 
+pub use events::{Context, EventLines};
 pub use outlet::LogGuard;
 
 use crate::reporter::Stamp;
@@ -27,6 +29,10 @@ pub fn text(filter: EnvFilter) -> Result<LogGuard, String> {
         |lost| format!("WARN {lost} log lines were lost: standard error was not read\n")
     };
     let (outlet, guard) = Outlet::new(io::stderr(), notice).map_err(no_thread)?;
+    let colours = !journal && io::stderr().is_terminal();
+    if !colours {
+        events::take_to(&outlet, journal);
+    }
     let log = tracing_subscriber::fmt()
         // A line that cannot be written is told on stderr otherwise, and the macro that does it panics when that is gone too.
         .log_internal_errors(false)
@@ -36,7 +42,7 @@ pub fn text(filter: EnvFilter) -> Result<LogGuard, String> {
     let started = if journal {
         log.event_format(Journal::default()).try_init()
     } else {
-        log.with_ansi(io::stderr().is_terminal()).try_init()
+        log.with_ansi(colours).try_init()
     };
     started.map_err(|error| error.to_string())?;
     Ok(guard)

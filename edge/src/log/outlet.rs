@@ -11,7 +11,7 @@ use tracing_subscriber::fmt::MakeWriter;
 /// Octets of lines that wait at most: tens of thousands of lines.
 const ROOM: usize = 8 << 20;
 /// The writer lets lines gather for so long after it has written some: a wake-up and a write for each would cost more than they do.
-const GATHER: Duration = Duration::from_millis(20);
+const GATHER: Duration = Duration::from_millis(50);
 /// Memory that the writer keeps while nothing is logged.
 const IDLE: usize = 64 << 10;
 /// How long the last lines may take.

@@ -1,5 +1,6 @@
 //! Events as log lines: with the call's context, without numbers.
 
+use crate::log::{Context, EventLines};
 use edge_proto::event::{Cause, Event, EventKind, Privacy};
 use edge_proto::id::CoreId;
 use edge_proto::time::{Duration, Instant};
@@ -13,6 +14,7 @@ const LINES_PER_S: u32 = 10;
 pub struct EventLog {
     /// By kind.
     strangers: BTreeMap<&'static str, Window>,
+    lines: EventLines,
 }
 
 /// One second of one kind.
@@ -26,12 +28,20 @@ struct Window {
 impl EventLog {
     /// Logs `event`, unless its kind has had its share of this second.
     pub fn event(&mut self, core: CoreId, event: &Event) {
-        let level = level(event);
+        let level = EventLog::level(event);
         if !enabled(level) {
             return;
         }
         let entry = event.entry(Privacy::Redacted);
         if event.call.is_none() && !self.admit(entry.kind, event.at) {
+            return;
+        }
+        let context = Context {
+            level,
+            call: event.call.as_deref(),
+            core,
+        };
+        if self.lines.write(context, &entry) {
             return;
         }
         let (call, leg) = (event.call.as_deref(), event.leg);
@@ -47,6 +57,35 @@ impl EventLog {
             tracing::Level::WARN => line!(warn),
             tracing::Level::INFO => line!(info),
             _ => line!(debug),
+        }
+    }
+
+    /// What an operator wants to see without asking: calls, verdicts and trouble. Messages are for the debug level.
+    pub fn level(event: &Event) -> tracing::Level {
+        match &event.kind {
+            EventKind::Overflow { .. }
+            | EventKind::Malformed { .. }
+            | EventKind::Connection { failed: true, .. } => tracing::Level::WARN,
+            EventKind::LegEnded(record) => match record.cause {
+                Cause::MediaFailed | Cause::EdgeOverload => tracing::Level::WARN,
+                _ => tracing::Level::INFO,
+            },
+            EventKind::CallStarted { .. }
+            | EventKind::Refer { .. }
+            | EventKind::TransferAttempt { .. }
+            | EventKind::TransferBridged { .. }
+            | EventKind::TransferEnded { .. }
+            | EventKind::CallEnded { .. }
+            | EventKind::AccessDropped { .. } => tracing::Level::INFO,
+            EventKind::LegStarted { .. }
+            | EventKind::Request { .. }
+            | EventKind::Response { .. }
+            | EventKind::Digest { .. }
+            | EventKind::Routed { .. }
+            | EventKind::HeaderDropped { .. }
+            | EventKind::FirstRtp { .. }
+            | EventKind::Note { .. }
+            | EventKind::Connection { .. } => tracing::Level::DEBUG,
         }
     }
 
@@ -78,36 +117,14 @@ impl EventLog {
     }
 }
 
+/// Whether lines of this level are logged.
 fn enabled(level: tracing::Level) -> bool {
-    level <= tracing::level_filters::LevelFilter::current()
-}
-
-/// What an operator wants to see without asking: calls, verdicts and trouble. Messages are for the debug level.
-fn level(event: &Event) -> tracing::Level {
-    match &event.kind {
-        EventKind::Overflow { .. }
-        | EventKind::Malformed { .. }
-        | EventKind::Connection { failed: true, .. } => tracing::Level::WARN,
-        EventKind::LegEnded(record) => match record.cause {
-            Cause::MediaFailed | Cause::EdgeOverload => tracing::Level::WARN,
-            _ => tracing::Level::INFO,
-        },
-        EventKind::CallStarted { .. }
-        | EventKind::Refer { .. }
-        | EventKind::TransferAttempt { .. }
-        | EventKind::TransferBridged { .. }
-        | EventKind::TransferEnded { .. }
-        | EventKind::CallEnded { .. }
-        | EventKind::AccessDropped { .. } => tracing::Level::INFO,
-        EventKind::LegStarted { .. }
-        | EventKind::Request { .. }
-        | EventKind::Response { .. }
-        | EventKind::Digest { .. }
-        | EventKind::Routed { .. }
-        | EventKind::HeaderDropped { .. }
-        | EventKind::FirstRtp { .. }
-        | EventKind::Note { .. }
-        | EventKind::Connection { .. } => tracing::Level::DEBUG,
+    const TARGET: &str = "sip_edge::event";
+    match level {
+        tracing::Level::ERROR => tracing::enabled!(target: TARGET, tracing::Level::ERROR),
+        tracing::Level::WARN => tracing::enabled!(target: TARGET, tracing::Level::WARN),
+        tracing::Level::INFO => tracing::enabled!(target: TARGET, tracing::Level::INFO),
+        _ => tracing::enabled!(target: TARGET, tracing::Level::DEBUG),
     }
 }
 

@@ -12,6 +12,7 @@ mod log;
 pub use book::{Book, BookLimits, Call, Leg, LegState, Lookup, TimelineItem};
 pub use clock::{Stamp, WallClock, rfc3339};
 pub use feed::Batch;
+pub(crate) use log::EventLog;
 
 use crate::cdr::Records;
 use crate::clock::Clock;
@@ -37,7 +38,7 @@ const TICK: Duration = Duration::from_secs(1);
 /// does it ask to be woken. A call makes dozens of events, and a wake-up and some writes for each message would cost the control
 /// threads, which share their cores with it, more than reporting does. A kill within that time loses no record: see
 /// [`crate::cdr::EarlyJournal`].
-const GATHER: Duration = Duration::from_millis(20);
+const GATHER: Duration = Duration::from_millis(50);
 
 /// An event as the live stream carries it.
 #[derive(Clone, Debug)]
@@ -108,7 +109,7 @@ pub struct Reporter {
     cdr: Records,
     clock: WallClock,
     process_clock: Clock,
-    log: log::EventLog,
+    log: EventLog,
     stopping: Arc<AtomicBool>,
 }
 
@@ -143,7 +144,7 @@ impl Reporter {
             cdr: options.cdr,
             clock: WallClock::new(options.clock.now(), Timestamp::now()),
             process_clock: options.clock,
-            log: log::EventLog::default(),
+            log: EventLog::default(),
             stopping: Arc::default(),
         }
     }

@@ -273,7 +273,9 @@ fn way(direction: Direction, trunk: &str) -> String {
 }
 
 fn seconds(duration: Duration) -> String {
-    format!("{:.3} s", duration.as_secs_f64())
+    // Rounded.
+    let millis = (duration.as_nanos() + 500_000) / 1_000_000;
+    format!("{}.{:03} s", millis / 1_000, millis % 1_000)
 }
 
 /// `name: what it means here`, or its general meaning when nothing more is known.

@@ -37,6 +37,8 @@ pub(crate) struct Stream {
     pub transport: Transport,
     pub local: SocketAddr,
     pub remote: SocketAddr,
+    /// It is open: bytes do not wait for it any more.
+    established: bool,
 }
 
 /// Key of a connection that may carry requests of other dialogs too (RFC 3261 §18.1.1, RFC 5923). One that the edge opened is
@@ -139,6 +141,7 @@ impl Context {
                 transport,
                 local,
                 remote,
+                established: true,
             },
         );
     }
@@ -161,6 +164,7 @@ impl Context {
     pub fn connected(&mut self, connection: ConnectionId, local: SocketAddr) {
         if let Some(stream) = self.connections.get_mut(connection) {
             stream.local = local;
+            stream.established = true;
         }
     }
 
@@ -227,7 +231,7 @@ impl Context {
                 .is_some()
     }
 
-    /// The hop to `remote` for requests of `trunk`, and whether it is a connection that was open before; else a new one is made.
+    /// The hop to `remote` for requests of `trunk`, and whether it is a connection that is open; else it is being opened.
     ///
     /// `called`: the `uri` of the trunk that led to `remote`. No connection is made to an address that the present configuration
     /// gives the trunk neither by that `uri` nor by `allow`, since whatever comes back on it counts for the trunk.
@@ -250,14 +254,14 @@ impl Context {
             let now = self.config.trunk_named(&trunk.name);
             // A leg from before a reload may still name a `uri` that speaks for nothing any more.
             let called = called.filter(|&uri| now.is_some_and(|now| now.uris.contains(uri)));
-            if let Some(stream) = self.connections.get_mut(open)
-                && let Some(uri) = called
+            let stream = self.connections.get_mut(open)?;
+            if let Some(uri) = called
                 && stream.trunk.is_some()
                 && stream.called.as_deref() != called
             {
                 stream.called = Some(Arc::new(uri.clone()));
             }
-            return Some((Hop::Stream(open), true));
+            return Some((Hop::Stream(open), stream.established));
         }
         may_signal(&self.config, &trunk.name, remote, called)?;
         if self.connections.len() >= self.config.sip.limits.connections {
@@ -277,6 +281,7 @@ impl Context {
                 transport,
                 local: SocketAddr::new(local, 0),
                 remote,
+                established: false,
             },
         );
         self.outputs.push_back(Output::Connect {

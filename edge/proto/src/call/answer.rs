@@ -370,8 +370,10 @@ impl Call {
         if transport
             && let Some(origination) = l.origination.as_deref_mut()
             && std::mem::take(&mut origination.reused)
+            && !std::mem::replace(&mut origination.repeated, true)
         {
-            // The connection had been open, and closed as the INVITE was sent: that says nothing about the peer.
+            // The connection had been open, and closed as the INVITE was sent: that says nothing about the peer, once. Many calls
+            // lose a connection together; were each tried for as long as another finds one, they would take turns at it.
             origination.start_over();
             return self.send_invite(cx, leg);
         }

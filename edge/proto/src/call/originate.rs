@@ -26,8 +26,10 @@ pub(crate) struct Origination {
     /// Addresses that resolved but cannot be used for their family.
     wrong_family: bool,
     pub client: Option<ClientKey>,
-    /// The INVITE went over a connection that was open before, and nothing came back yet: the peer may be about to close it.
+    /// The INVITE went over a connection that was open, and nothing came back yet: the peer may be about to close it.
     pub reused: bool,
+    /// That happened, and the INVITE was sent again.
+    pub repeated: bool,
     pub cseq: u32,
     pub authorization: Option<(HeaderName, String)>,
     pub challenges: u8,
@@ -46,6 +48,7 @@ impl Origination {
             wrong_family: false,
             client: None,
             reused: false,
+            repeated: false,
             cseq: 1 + cx.random_below(1 << 16),
             authorization: None,
             challenges: 0,

@@ -336,6 +336,64 @@ fn an_open_connection_is_used_again() {
     });
 }
 
+/// So many callers at once, who have heard 100 Trying.
+fn callers(w: &mut World, count: u16) -> Vec<Ua> {
+    let call = |n| {
+        let mut caller = Ua::caller(w, w.site.carrier, NUMBER, CALLER_RTP + 2 * n);
+        caller.invites(w);
+        caller.gets(w, "100 INVITE");
+        caller
+    };
+    (0..count).map(call).collect()
+}
+
+/// Each of them, in whatever order.
+fn refused(w: &mut World, callers: &mut [Ua]) {
+    for _ in 0..callers.len() {
+        let (_, refusal) = w.recv(w.site.carrier);
+        assert_eq!(refusal.status(), Some(502));
+        let mut callers = callers.iter_mut();
+        let whose = callers.find(|caller| caller.call_id == refusal.call_id());
+        whose.unwrap().acks(w, &refusal);
+    }
+}
+
+/// A connection that was never open says nothing about one that was: nobody tries again because of it, or each of many calls would
+/// as often as there are others.
+#[test]
+fn calls_that_waited_for_a_connection_fail_with_it() {
+    flow(config, |w| {
+        w.undecided = vec![w.site.ai];
+        let mut callers = callers(w, 8);
+        w.refusing = vec![w.site.ai];
+        w.decide();
+        refused(w, &mut callers);
+        // One for each core that had a call.
+        assert!(w.connects.len() <= w.cores.len(), "{}", w.connects.len());
+    });
+}
+
+/// The connection closes again as calls are sent over it: that says something about the peer after all.
+#[test]
+fn a_connection_that_closes_on_each_invite_is_not_tried_for_ever() {
+    const CALLS: u16 = 4;
+    flow(config, |w| {
+        let (mut first, mut agent) = answered(w);
+        hang_up(w, &mut first, &mut [&mut agent]);
+        let mut callers = callers(w, CALLS);
+        let mut invites = 0;
+        while let Some((link, _)) = w.try_recv(w.site.ai) {
+            let Link::Stream(connection) = link else {
+                panic!("over TCP");
+            };
+            invites += 1;
+            w.reset(connection);
+        }
+        assert!(invites <= 2 * CALLS, "{invites}");
+        refused(w, &mut callers);
+    });
+}
+
 #[test]
 fn two_trunks_at_one_address_have_connections_of_their_own() {
     let config = || {

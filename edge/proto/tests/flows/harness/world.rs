@@ -82,6 +82,9 @@ pub struct World {
     pub resolves: VecDeque<(CoreId, ResolveId, ResolveQuery)>,
     /// Peers that refuse connections.
     pub refusing: Vec<SocketAddr>,
+    /// Peers that let connections wait until [`World::decide`].
+    pub undecided: Vec<SocketAddr>,
+    waiting: Vec<(CoreId, ConnectionId, SocketAddr)>,
     /// Peers whose TLS does not verify, and why.
     pub untrusted: Vec<(SocketAddr, &'static str)>,
     pub closed: Vec<ConnectionId>,
@@ -139,6 +142,8 @@ impl World {
             connects: Vec::new(),
             resolves: VecDeque::new(),
             refusing: Vec::new(),
+            undecided: Vec::new(),
+            waiting: Vec::new(),
             untrusted: Vec::new(),
             closed: Vec::new(),
             ports_taken: 0,
@@ -319,6 +324,15 @@ impl World {
         }
     }
 
+    /// Connections that wait are taken or refused, and none waits any more.
+    pub fn decide(&mut self) {
+        self.undecided.clear();
+        for (core, connection, remote) in std::mem::take(&mut self.waiting) {
+            let input = self.connecting(connection, remote);
+            self.input(core, input);
+        }
+    }
+
     fn output(&mut self, core: CoreId, output: Output, pending: &mut VecDeque<(CoreId, Input)>) {
         match output {
             Output::Connect {
@@ -329,14 +343,17 @@ impl World {
                 ..
             } => {
                 assert_eq!(connection.core(), core);
-                let input = self.connecting(connection, remote);
+                if self.undecided.contains(&remote) {
+                    self.waiting.push((core, connection, remote));
+                } else {
+                    pending.push_back((core, self.connecting(connection, remote)));
+                }
                 self.connects.push(Connect {
                     connection,
                     transport,
                     remote,
                     tls,
                 });
-                pending.push_back((core, input));
             }
             Output::Transmit { connection, bytes } => {
                 assert_eq!(connection.core(), core, "a connection of another core");

@@ -52,7 +52,7 @@ pub enum CtlCommand {
     },
     /// The trunks and their load
     Trunks,
-    /// Send the caller of a call to another target
+    /// Send the caller of a call to another target (not built yet)
     Transfer {
         /// The call's id, or the start of it
         id: String,

@@ -2,10 +2,10 @@
 
 use super::listen::{Listeners, is_usable};
 use super::value_or;
-use crate::config::MediaSettings;
 use crate::config::diagnostic::{At, Listed, Place, Sink};
 use crate::config::environment::Environment;
 use crate::config::raw::RawMedia;
+use crate::config::{Cores, MediaSettings, MediaSteering};
 use edge_proto::config::{Config, MediaAddress, MediaConfig};
 use edge_proto::time::Duration;
 use std::net::IpAddr;
@@ -21,6 +21,9 @@ const PORTS_PER_CALL: usize = 6;
 const PORTS_PER_LEG: u64 = 2;
 /// Connections, listeners, rings and files that no leg's media uses.
 const OTHER_FILES: u64 = 1024;
+/// Sockets that the flows of a core share at an address, and where their ports are looked for.
+const SHARED_PER_CORE: usize = 4;
+const FIRST_UNPRIVILEGED: u16 = 1024;
 /// Fewer calls than this are a mistake rather than a wish.
 const FEW_CALLS: usize = 50;
 
@@ -213,6 +216,30 @@ fn check_ports(
                  reserve {}-{} in net.ipv4.ip_local_reserved_ports",
                 ports.start(),
                 ports.end()
+            ),
+        );
+    }
+}
+
+/// Whether flows may come to share sockets, whose ports are none of theirs.
+pub(super) fn check_steering(sink: &mut Sink<'_>, raw: &RawMedia, config: &Config, cores: &Cores) {
+    if settings(raw).steering == MediaSteering::Off {
+        return;
+    }
+    let ports = &config.media.ports;
+    let left = (FIRST_UNPRIVILEGED..=u16::MAX).filter(|port| !ports.contains(port));
+    let left = left.count();
+    let cores = match cores {
+        Cores::List(list) => list.len(),
+        Cores::Auto => std::thread::available_parallelism().map_or(1, usize::from),
+    };
+    let needed = cores * SHARED_PER_CORE;
+    if left < needed {
+        sink.warning(
+            &ports_place(raw),
+            format!(
+                "{left} ports outside of it are left for the sockets that flows share, and {cores} cores take up to {needed}; \
+                 without them flows have sockets of their own (steering)"
             ),
         );
     }

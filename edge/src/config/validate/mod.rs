@@ -70,6 +70,7 @@ pub(super) fn settings(
     overlap::check(sink, &protocol, &raw.trunks);
     transfer::cross_check(sink, &protocol, &raw.trunks);
     media::check_capacity(sink, &raw.media, &protocol, context.environment);
+    media::check_steering(sink, &raw.media, &protocol, &cores);
     let cdr_path = path_or(base, &raw.cdr_path, "cdr.jsonl");
     Some(Settings {
         file: file.to_owned(),

@@ -67,8 +67,13 @@ pub(super) fn session(body: &[u8]) -> Result<Session<'_>, SdpError> {
     }
     let mut session = Session::default();
     let mut versioned = false;
-    for (number, line) in (1..).zip(body.split(|&byte| byte == b'\n')) {
-        let line = line.strip_suffix(b"\r").unwrap_or(line);
+    for (number, line) in (1..).zip(body.split_inclusive(|&byte| byte == b'\n')) {
+        // A CR by itself ends nothing, not even the last line.
+        let end = [&b"\r\n"[..], b"\n"].into_iter();
+        let line = end
+            .filter_map(|end| line.strip_suffix(end))
+            .next()
+            .unwrap_or(line);
         if line.is_empty() || !matters(line) {
             continue;
         }

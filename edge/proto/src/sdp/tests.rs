@@ -340,6 +340,7 @@ fn each_fault_has_its_name() {
         "v=0\r\nc=IN IP4 192.0.2.1\r\nc=IN IP4 192.0.2.2\r\nm=audio 4000 RTP/AVP 0\r\n",
         "v=0\r\nm=audio 4000 RTP/AVP 0\rc=IN IP4 192.0.2.1\r\n",
         "v=0\r\nm=audio 4000 RTP/AVP 0\r\nbanana\r\n",
+        "v=0\r\nc=IN IP4 192.0.2.1\r\nm=audio 4000 RTP/AVP 0\r",
     ] {
         assert!(
             matches!(offer(text), Err(SdpError::Malformed(_))),

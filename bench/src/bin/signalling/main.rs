@@ -2,7 +2,7 @@
 //! place for comparison.
 //!
 //! `cargo run --release -p edge-bench --bin signalling [--quick]` writes `bench/report/signalling.md`, plots and
-//! `signalling.json`; `signalling voice` tells what a call hears beside too much signalling. Needs SIPp and two CPUs, kamailio
+//! `signalling.json`; `signalling voice` tells what a call hears beside too much signalling, `signalling memory` what established calls take. Needs SIPp and two CPUs, kamailio
 //! for the comparison, and root for all of its calls at once.
 
 mod load;
@@ -14,6 +14,7 @@ mod voice;
 use anyhow::{Result, ensure};
 use clap::{Parser, ValueEnum};
 use edge_bench::namespace;
+use serde::Serialize;
 use std::path::PathBuf;
 use std::process::Command;
 use suite::Ports;
@@ -35,6 +36,8 @@ struct Arguments {
 enum Part {
     /// A call's media beside too much signalling.
     Voice,
+    /// Memory of established calls.
+    Memory,
 }
 
 fn main() -> Result<()> {
@@ -59,14 +62,19 @@ fn main() -> Result<()> {
             Ports::Sockets
         }
     };
-    if let Some(Part::Voice) = arguments.part {
-        let rounds = suite::voice(arguments.quick)?;
-        println!("{}", serde_json::to_string_pretty(&rounds)?);
-        return Ok(());
+    match arguments.part {
+        None => {}
+        Some(Part::Voice) => return print(&suite::voice(arguments.quick)?),
+        Some(Part::Memory) => return print(&suite::memory(arguments.quick, ports)?),
     }
     let results = suite::run(arguments.quick, there("kamailio"), ports)?;
     let text = report::write(&results, &arguments.report)?;
     println!("{text}");
+    Ok(())
+}
+
+fn print(results: &impl Serialize) -> Result<()> {
+    println!("{}", serde_json::to_string_pretty(results)?);
     Ok(())
 }
 

@@ -93,7 +93,7 @@ pub fn run(quick: bool, kamailio: bool, ports: Ports) -> Result<Results> {
         ..Results::default()
     };
     results.load_average[0] = first_line("/proc/loadavg");
-    let files = raise_open_files(u64::from(ESTABLISHED[1]) * FILES_PER_CALL + OTHER_FILES);
+    raise_files();
     let kinds = if kamailio {
         &Kind::ALL[..]
     } else {
@@ -109,7 +109,7 @@ pub fn run(quick: bool, kamailio: bool, ports: Ports) -> Result<Results> {
     let subject = Subject::start(Kind::Edge)?;
     results.transfers_search = search(&subject, "transfer", 300, if quick { 1 } else { 5 })?;
     drop(subject);
-    results.memory = memory((files, ports), if quick { &[200] } else { &ESTABLISHED })?;
+    results.memory = memory(quick, ports)?;
     results.voice = voice(quick)?;
     results.load_average[1] = first_line("/proc/loadavg");
     results.seconds = begun.elapsed().as_secs_f64();
@@ -118,9 +118,13 @@ pub fn run(quick: bool, kamailio: bool, ports: Ports) -> Result<Results> {
 
 /// One call's media with and without the overload.
 pub fn voice(quick: bool) -> Result<Vec<Voice>> {
-    raise_open_files(u64::from(ESTABLISHED[1]) * FILES_PER_CALL + OTHER_FILES);
+    raise_files();
     let (rounds, seconds) = if quick { (1, 2) } else { (5, 6) };
     voice::measure(rounds, seconds)
+}
+
+fn raise_files() -> u64 {
+    raise_open_files(u64::from(ESTABLISHED[1]) * FILES_PER_CALL + OTHER_FILES)
 }
 
 /// The same calls at the same rates through each, in turn; who is first alternates.
@@ -176,7 +180,9 @@ fn search(
 }
 
 /// Memory while calls are up, and after.
-fn memory((files, ports): (u64, Ports), established: &[u32]) -> Result<Memory> {
+pub fn memory(quick: bool, ports: Ports) -> Result<Memory> {
+    let files = raise_files();
+    let established = if quick { &[200][..] } else { &ESTABLISHED };
     let subject = Subject::start(Kind::Edge)?;
     let at_start = subject.process.rss()?;
     play(

@@ -175,9 +175,9 @@ struct edge_flow {
 #define EDGE_STEER_SOCKETS 1024
 /* Windows of 2^26 ns, which is 67 ms. */
 #define EDGE_STEER_WINDOW 26
-/* Packets of a latched source in one window (10,000 per second) that go to `socket`. */
+/* Packets of a latched source in one window (10,000 per second) that go to `socket`; of anybody, before there is one, that are received. */
 #define EDGE_STEER_PACKETS 671
-/* Packets of others in one window (1,000 per second) that are received at all. */
+/* Packets of others than the latched source in one window (1,000 per second) that are received at all. */
 #define EDGE_STEER_STRANGERS 67
 
 /* In the place of a socket: nobody may send to the port, which is a shared socket's own. */
@@ -209,6 +209,6 @@ struct edge_steered {
 	__u32 strangers;
 };
 
-/* steer_refused[thread] (__u64): packets of others beyond EDGE_STEER_STRANGERS. */
+/* steer_refused[thread] (__u64): packets of others beyond what is received of them. */
 
 #endif

@@ -79,9 +79,6 @@ static __always_inline int index_of(const struct bpf_sk_lookup *ctx, const struc
 
 static __always_inline int is_from(const struct bpf_sk_lookup *ctx, const struct edge_steered *flow)
 {
-	/* The daemon writes the socket last, and takes it away first. */
-	if (!flow->socket)
-		return 0;
 	if (bpf_ntohs(ctx->remote_port) != flow->port)
 		return 0;
 	if (ctx->family == AF_INET)
@@ -106,7 +103,7 @@ int edge_steer(struct bpf_sk_lookup *ctx)
 	struct edge_steer_scope *scope;
 	struct edge_steered *flow;
 	struct bpf_sock *socket;
-	__u32 key = 0, window;
+	__u32 key = 0, latched, window;
 	int index;
 
 	if (ctx->protocol != IPPROTO_UDP)
@@ -119,9 +116,14 @@ int edge_steer(struct bpf_sk_lookup *ctx)
 		return SK_PASS;
 	key = index;
 	flow = bpf_map_lookup_elem(&steered, &key);
-	if (!flow || !(flow->socket || flow->others))
+	if (!flow)
 		return SK_PASS;
-	if (flow->socket == EDGE_STEER_CLOSED)
+	/* Read once: the daemon writes the socket last, and takes it away first. */
+	latched = *(volatile __u16 *)&flow->socket;
+	key = *(volatile __u16 *)&flow->others;
+	if (!latched && !key)
+		return SK_PASS;
+	if (latched == EDGE_STEER_CLOSED)
 		return SK_DROP;
 	/* Counted without a lock: two CPUs may lose each other's packet, which a limit can bear. */
 	window = bpf_ktime_get_coarse_ns() >> EDGE_STEER_WINDOW;
@@ -130,13 +132,15 @@ int edge_steer(struct bpf_sk_lookup *ctx)
 		flow->packets = 0;
 		flow->strangers = 0;
 	}
-	key = flow->others;
-	if (is_from(ctx, flow)) {
+	if (latched && is_from(ctx, flow)) {
 		/* No audio: what it sends too much may meet others of its kind, not the queue that all share. */
 		if (++flow->packets <= EDGE_STEER_PACKETS)
-			key = flow->socket;
-	} else if (++flow->strangers > EDGE_STEER_STRANGERS) {
-		/* The daemon counts strangers, but not at any price. */
+			key = latched;
+	} else if (++flow->strangers > (latched ? EDGE_STEER_STRANGERS : EDGE_STEER_PACKETS)) {
+		/*
+		 * The daemon counts strangers, but not at any price. A peer that is not known yet is among them, so these are let come
+		 * more often.
+		 */
 		return refuse(flow);
 	}
 	if (!key)

@@ -77,7 +77,7 @@ fn hub() -> Option<Hub> {
         ))
     });
     opened
-        .inspect_err(|error| println!("skipped: flows cannot share sockets here ({error})"))
+        .inspect_err(|error| println!("SKIPPED: flows cannot share sockets here ({error})"))
         .ok()
 }
 

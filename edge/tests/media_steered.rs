@@ -30,7 +30,7 @@ fn ipsec_policies_are_counted() {
     let thread = std::thread::spawn(|| {
         // SAFETY: NEWNET does not touch the table of file descriptors.
         if unsafe { unshare_unsafe(UnshareFlags::NEWNET) }.is_err() {
-            println!("skipped: no network namespace of its own is permitted here");
+            println!("SKIPPED: no network namespace of its own is permitted here");
             return;
         }
         assert_eq!(sip_edge::media::ipsec::outbound_policies().unwrap(), 0);
@@ -40,7 +40,7 @@ fn ipsec_policies_are_counted() {
             .output()
             .unwrap();
         if !added.status.success() {
-            println!("skipped: this kernel has no IPsec");
+            println!("SKIPPED: this kernel has no IPsec");
             return;
         }
         assert_eq!(sip_edge::media::ipsec::outbound_policies().unwrap(), 1);

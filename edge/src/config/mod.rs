@@ -95,7 +95,7 @@ pub enum FastPath {
 /// `media.steering`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum MediaSteering {
-    /// Latched flows share sockets, where the kernel permits it.
+    /// Flows share sockets, as far as the host permits it.
     #[default]
     Auto,
     /// They share those that receive, and send by their own: routing and IPsec policies see their ports.

@@ -4,12 +4,12 @@
 //! at which address, by the name of a unix socket in the abstract namespace (unix(7)): everybody in the network namespace sees it, and it
 //! is gone when the process is.
 
+use rustix::net::sockopt::socket_peercred;
 use socket2::{Domain, SockAddr, Socket, Type};
 use std::fmt;
 use std::io;
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
-use std::sync::atomic::{AtomicU32, Ordering};
 use thiserror::Error;
 
 /// How all names begin.
@@ -17,6 +17,12 @@ const PREFIX: &str = "sip-edge/media";
 
 /// The sockets of the thread's network namespace.
 const SOCKETS: &str = "/proc/thread-self/net/unix";
+
+/// Claims of the same range at most.
+const NUMBERS: u32 = 256;
+
+/// Others that may ask whose a claim is, during its life.
+const QUESTIONS: i32 = 4096;
 
 /// Whether the claimed ports have sockets of their own.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -30,6 +36,7 @@ pub enum Use {
 /// A claim, for as long as it lives.
 #[derive(Debug)]
 pub struct PortClaim {
+    name: Name,
     #[expect(dead_code, reason = "its name is the claim")]
     socket: Socket,
 }
@@ -38,7 +45,8 @@ pub struct PortClaim {
 pub enum ClaimError {
     #[error("another edge (process {process}) uses ports {}-{} at {address}", ports.start(), ports.end())]
     Taken {
-        process: u32,
+        /// As this process's namespace of processes numbers it; 0: it is in another.
+        process: i32,
         address: IpAddr,
         ports: RangeInclusive<u16>,
     },
@@ -49,44 +57,67 @@ pub enum ClaimError {
     },
 }
 
+impl ClaimError {
+    fn system(doing: &'static str) -> impl FnOnce(io::Error) -> ClaimError {
+        move |error| ClaimError::System { doing, error }
+    }
+}
+
 impl PortClaim {
-    /// Claims `ports` at `address` (a wildcard: at every address of its family). Of two that claim at the same moment, both may be refused, but
-    /// never neither.
+    /// Says that this process uses `ports` at `address` (a wildcard: at every address of its family).
+    pub fn say(
+        address: IpAddr,
+        ports: RangeInclusive<u16>,
+        usage: Use,
+    ) -> Result<PortClaim, ClaimError> {
+        let mut name = Name {
+            address,
+            ports,
+            usage,
+            number: 0,
+        };
+        loop {
+            match name.listen() {
+                Ok(socket) => return Ok(PortClaim { name, socket }),
+                Err(error) if error.kind() == io::ErrorKind::AddrInUse && name.number < NUMBERS => {
+                    name.number += 1;
+                }
+                Err(error) => return Err(ClaimError::system("claiming the media ports")(error)),
+            }
+        }
+    }
+
+    /// The error names another claim that excludes this one. Of two that say theirs and look at the same moment, both may find the
+    /// other, but never neither.
+    pub fn look(&self) -> Result<(), ClaimError> {
+        let sockets = std::fs::read(SOCKETS).map_err(ClaimError::system(SOCKETS))?;
+        // Names are octets, anybody's.
+        let sockets = String::from_utf8_lossy(&sockets);
+        let others = sockets
+            .lines()
+            .filter_map(Name::find)
+            .filter(|other| *other != self.name && other.excludes(&self.name));
+        for other in others {
+            if let Some(process) = other.claimant() {
+                return Err(ClaimError::Taken {
+                    process,
+                    address: other.address,
+                    ports: other.ports,
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// [`PortClaim::say`], then [`PortClaim::look`].
     pub fn take(
         address: IpAddr,
         ports: RangeInclusive<u16>,
         usage: Use,
     ) -> Result<PortClaim, ClaimError> {
-        // One process may claim a range twice.
-        static NUMBER: AtomicU32 = AtomicU32::new(0);
-        let own = Name {
-            address,
-            ports,
-            usage,
-            process: std::process::id(),
-            number: NUMBER.fetch_add(1, Ordering::Relaxed),
-        };
-        let system = |doing| move |error| ClaimError::System { doing, error };
-        let bind = || {
-            let socket = Socket::new(Domain::UNIX, Type::DGRAM, None)?;
-            socket.bind(&SockAddr::unix(format!("\0{own}"))?)?;
-            Ok(socket)
-        };
-        // First said, then looked: of two, the later one sees the other.
-        let socket = bind().map_err(system("claiming the media ports"))?;
-        let sockets = std::fs::read_to_string(SOCKETS).map_err(system(SOCKETS))?;
-        let other = sockets
-            .lines()
-            .filter_map(Name::find)
-            .find(|other| *other != own && other.excludes(&own));
-        match other {
-            None => Ok(PortClaim { socket }),
-            Some(other) => Err(ClaimError::Taken {
-                process: other.process,
-                address: other.address,
-                ports: other.ports,
-            }),
-        }
+        let claim = PortClaim::say(address, ports, usage)?;
+        claim.look()?;
+        Ok(claim)
     }
 }
 
@@ -96,7 +127,7 @@ struct Name {
     address: IpAddr,
     ports: RangeInclusive<u16>,
     usage: Use,
-    process: u32,
+    /// Tells those apart that claim the same.
     number: u32,
 }
 
@@ -106,7 +137,6 @@ impl fmt::Display for Name {
             address,
             ports,
             usage,
-            process,
             number,
         } = self;
         let usage = match usage {
@@ -114,10 +144,7 @@ impl fmt::Display for Name {
             Use::Sole => "sole",
         };
         let (first, last) = (ports.start(), ports.end());
-        write!(
-            f,
-            "{PREFIX}/{address}/{first}-{last}/{usage}/{process}/{number}"
-        )
+        write!(f, "{PREFIX}/{address}/{first}-{last}/{usage}/{number}")
     }
 }
 
@@ -137,9 +164,33 @@ impl Name {
             address,
             ports: first.parse().ok()?..=last.parse().ok()?,
             usage,
-            process: parts.next()?.parse().ok()?,
             number: parts.next()?.parse().ok()?,
         })
+    }
+
+    fn address(&self) -> io::Result<SockAddr> {
+        SockAddr::unix(format!("\0{self}"))
+    }
+
+    /// A socket of this name, which tells whoever connects whose it is.
+    fn listen(&self) -> io::Result<Socket> {
+        let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+        socket.bind(&self.address()?)?;
+        socket.listen(QUESTIONS)?;
+        Ok(socket)
+    }
+
+    /// The process whose claim it is. Anybody may give a socket such a name: root and this process's own user are believed.
+    fn claimant(&self) -> Option<i32> {
+        let ask = || {
+            let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+            socket.set_nonblocking(true)?;
+            socket.connect(&self.address()?)?;
+            Ok::<_, io::Error>(socket_peercred(&socket)?)
+        };
+        let owner = ask().ok()?;
+        let believed = owner.uid.is_root() || owner.uid == rustix::process::geteuid();
+        believed.then(|| owner.pid.as_raw_nonzero().get())
     }
 
     /// Whether not both can be.
@@ -168,7 +219,7 @@ mod tests {
     }
 
     fn is_taken(claim: &Result<PortClaim, ClaimError>) -> bool {
-        matches!(claim, Err(ClaimError::Taken { process, .. }) if *process == std::process::id())
+        matches!(claim, Err(ClaimError::Taken { process, .. }) if *process == std::process::id() as i32)
     }
 
     #[test]
@@ -214,18 +265,36 @@ mod tests {
         take("2001:db8::73", 15_000..=15_001, Use::Sole).unwrap();
     }
 
+    /// Names are octets, and anybody may choose them.
+    #[test]
+    fn a_name_that_is_no_text_hides_no_claim_and_one_that_nobody_listens_at_is_none() {
+        let bind = |name: &[u8]| {
+            use std::os::unix::ffi::OsStrExt;
+            let socket = Socket::new(Domain::UNIX, Type::DGRAM, None).unwrap();
+            let address = SockAddr::unix(std::ffi::OsStr::from_bytes(name)).unwrap();
+            socket.bind(&address).unwrap();
+            socket
+        };
+        let _no_text = bind(b"\0\xff\xfe test");
+        let sole = take("192.0.2.74", 10_000..=20_000, Use::Sole).unwrap();
+        assert!(is_taken(&take("192.0.2.74", 10_000..=20_000, Use::Shared)));
+        drop(sole);
+        let _pretended = bind(b"\0sip-edge/media/192.0.2.74/1-65535/sole/9");
+        take("192.0.2.74", 10_000..=20_000, Use::Sole).unwrap();
+    }
+
     #[test]
     fn other_names_are_no_claims() {
         let line =
             |name: &str| format!("0000000000000000: 00000002 00000000 00000000 0002 01 123 {name}");
-        let name = "@sip-edge/media/192.0.2.1/1-2/sole/3/4";
+        let name = "@sip-edge/media/192.0.2.1/1-2/sole/3";
         assert!(Name::find(&line(name)).is_some());
         for other in [
             "",
             "@",
             "/run/x",
             "@sip-edge/media",
-            "@sip-edge/media/192.0.2.1/1-2/sole/3/",
+            "@sip-edge/media/192.0.2.1/1-2/sole/",
         ] {
             assert_eq!(Name::find(&line(other)), None);
         }

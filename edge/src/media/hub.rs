@@ -51,9 +51,9 @@ enum Role {
     Steady,
     /// The same, and tells when: for the flows whose latency is measured.
     Timed,
-    /// What comes to ports that are not latched.
+    /// What comes to RTP ports that are not latched.
     Unlatched,
-    /// What others than its source send to a latched port, and what that sends beyond the rate of any audio.
+    /// What others than its source send to a latched port, what that sends beyond the rate of any audio, and RTCP that is not latched.
     Excess,
 }
 
@@ -249,6 +249,8 @@ impl Hub {
     pub fn end_lease(&mut self, local: SocketAddr) {
         for component in Component::ALL {
             self.steering.unlatch(component.address(local), None);
+            // A socket that only sent may have been seen there.
+            self.occupied.forget(component.address(local));
         }
         if let Some(lease) = self.lease_mut(local) {
             *lease = None;
@@ -259,11 +261,7 @@ impl Hub {
     pub fn owner(&self, local: SocketAddr) -> Option<(AllocationId, Component)> {
         let leases = self.leases.get(family(local.ip()))?;
         let allocation = (*leases.get(usize::from(local.port() / 2))?)?;
-        let component = match local.port() % 2 {
-            0 => Component::Rtp,
-            _ => Component::Rtcp,
-        };
-        Some((allocation, component))
+        Some((allocation, component(local)))
     }
 
     /// Packets from `source` to the port `local` are received by a shared socket from now on, one that tells when (`timed`) or one that does
@@ -280,7 +278,12 @@ impl Hub {
 
     /// Whatever comes to the port `local` is received by its own socket from now on, or by the one that all such ports share.
     pub fn unlatch(&mut self, local: SocketAddr) {
-        let others = self.others(local.ip(), Role::Unlatched);
+        // Many peers never send RTCP: ports that wait for it for ever are not among those of new calls.
+        let role = match component(local) {
+            Component::Rtp => Role::Unlatched,
+            Component::Rtcp => Role::Excess,
+        };
+        let others = self.others(local.ip(), role);
         self.steering.unlatch(local, others);
     }
 
@@ -360,6 +363,14 @@ fn receiver(
         pause: Instant::ZERO,
         overflows: 0,
     })
+}
+
+/// Of what the port is: RTP's are even (RFC 3550 §11).
+fn component(local: SocketAddr) -> Component {
+    match local.port() % 2 {
+        0 => Component::Rtp,
+        _ => Component::Rtcp,
+    }
 }
 
 fn family(address: IpAddr) -> usize {

@@ -45,6 +45,8 @@ use crate::clock::Clock;
 use crate::handoff::{Receiver, Sender};
 use edge_proto::relay::{MediaCommand, MediaEvent};
 use edge_proto::time::Duration;
+use std::io;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
@@ -95,6 +97,11 @@ pub fn probe_kernel() -> Result<(), MediaError> {
         files: 1,
     };
     ring::Ring::new(options).map(drop)
+}
+
+/// Whether this process may have a socket that sends for all ports at `address`.
+pub fn probe_shared_sender(address: IpAddr) -> io::Result<()> {
+    sockets::RawSender::open(address).map(drop)
 }
 
 /// Everything a media thread is given.

@@ -64,6 +64,14 @@ impl OccupiedPorts {
         word.is_some_and(|word| word.load(Ordering::Relaxed) & bit != 0)
     }
 
+    /// From now on until the next look `local` is nobody's.
+    pub fn forget(&self, local: SocketAddr) {
+        let (word, bit) = place(local.port());
+        if let Some(word) = self.of(local.ip()).get(word) {
+            word.fetch_and(!bit, Ordering::Relaxed);
+        }
+    }
+
     fn mark(&self, local: SocketAddr) {
         let (word, bit) = place(local.port());
         if let Some(word) = self.of(local.ip()).get(word) {

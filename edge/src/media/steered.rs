@@ -69,15 +69,15 @@ impl SteeredPorts {
         Ok(SteeredPorts { base })
     }
 
-    /// From now on packets from `source` to `local` go to `socket`, and what else comes there to `others` (`None`: the socket that is
+    /// From now on packets from `source` to `local`, a port of `thread`, go to `socket`, and what else comes there to `others` (`None`: the socket that is
     /// bound there).
     pub fn latch(
         &self,
         local: SocketAddr,
         (source, socket): (SocketAddr, SharedSocket),
         others: Option<SharedSocket>,
+        thread: u16,
     ) {
-        let thread = self.port(local).thread.load(Ordering::Relaxed);
         // Not half of the old source and half of the new at any moment: first none.
         self.unlatch(local, others, thread);
         let port = self.port(local);

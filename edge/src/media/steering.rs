@@ -213,7 +213,8 @@ impl ThreadSteering {
         latched: (SocketAddr, SharedSocket),
         others: Option<SharedSocket>,
     ) {
-        self.attached.ports.latch(local, latched, others);
+        let thread = self.thread.into();
+        self.attached.ports.latch(local, latched, others, thread);
     }
 
     /// See [`SteeredPorts::unlatch`].

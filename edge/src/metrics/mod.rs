@@ -153,7 +153,7 @@ impl Metrics {
             )?,
             rtp_steered: family.gauges(
                 "rtp_steered_flows",
-                "Media flows that share the sockets of their core now; the others have sockets of their own.",
+                "Media flows (RTP and RTCP) of known peers that come by the shared sockets of their core now.",
                 &["core"],
             )?,
             relay_latency: family.register(RelayLatency::new(&Families::opts(

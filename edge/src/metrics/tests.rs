@@ -440,7 +440,7 @@ fn promtool_accepts_the_text() {
     let mut child = match child {
         Ok(child) => child,
         Err(error) => {
-            println!("skipped: promtool is not installed ({error})");
+            println!("SKIPPED: promtool is not installed ({error})");
             return;
         }
     };

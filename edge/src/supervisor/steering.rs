@@ -3,9 +3,9 @@
 use super::RunError;
 use crate::config::{Environment, MediaSteering, Settings};
 use crate::media::claim::{ClaimError, PortClaim, Use};
-use crate::media::ipsec;
 use crate::media::occupied::OccupiedPorts;
 use crate::media::steering::{Steering, SteeringError};
+use crate::media::{self, ipsec};
 use crate::media::{Hub, Sharing};
 use edge_proto::id::CoreId;
 use std::net::IpAddr;
@@ -33,26 +33,25 @@ impl SharedMedia {
             Some(_) => wanted(settings),
             None => Sharing::Receivers,
         };
-        let mut claims = None;
+        let mut claims = Vec::new();
         if sharing == Sharing::Ports {
-            match claim(settings, Use::Sole) {
-                Ok(sole) => claims = Some(sole),
+            match claim(&mut claims, settings, Use::Sole) {
+                Ok(()) => {}
                 Err(reason) => {
                     tracing::info!(%reason, "media ports have sockets of their own");
+                    claims.clear();
                     sharing = Sharing::Senders;
                 }
             }
         }
-        let claims = match claims {
-            Some(claims) => claims,
-            None => claim(settings, Use::Shared).or_else(|error| match error {
-                ClaimError::Taken { .. } => Err(error),
-                ClaimError::System { .. } => {
-                    tracing::warn!(%error, "cannot see whether another edge uses the same media ports");
-                    Ok(Vec::new())
+        if claims.is_empty() {
+            match claim(&mut claims, settings, Use::Shared) {
+                Err(ClaimError::System { doing, error }) => {
+                    tracing::warn!(doing, %error, "cannot see whether another edge uses the same media ports");
                 }
-            })?,
-        };
+                result => result?,
+            }
+        }
         let shared = SharedMedia {
             steering,
             sharing,
@@ -133,6 +132,12 @@ fn wanted(settings: &Settings) -> Sharing {
             return Sharing::Receivers;
         }
     }
+    for address in addresses(settings) {
+        // What has no socket to be received by the program, or none to be sent from, needs its own.
+        if address.is_unspecified() || media::probe_shared_sender(address).is_err() {
+            return Sharing::Senders;
+        }
+    }
     // Nothing is bound to a port without a socket: the kernel might give it to somebody else.
     match Environment::probe().handed_out_port(&settings.protocol.media.ports) {
         None => Sharing::Ports,
@@ -147,11 +152,13 @@ fn wanted(settings: &Settings) -> Sharing {
     }
 }
 
-fn claim(settings: &Settings, usage: Use) -> Result<Vec<PortClaim>, ClaimError> {
+/// Says which ports this edge uses, then looks whether another uses them. What it has said stays said, whatever it sees.
+fn claim(claims: &mut Vec<PortClaim>, settings: &Settings, usage: Use) -> Result<(), ClaimError> {
     let ports = &settings.protocol.media.ports;
-    addresses(settings)
-        .map(|address| PortClaim::take(address, ports.clone(), usage))
-        .collect()
+    for address in addresses(settings) {
+        claims.push(PortClaim::say(address, ports.clone(), usage)?);
+    }
+    claims.iter().try_for_each(PortClaim::look)
 }
 
 /// Where media is: at most one address of each family, possibly a wildcard.

@@ -226,7 +226,7 @@ async fn a_second_edge_with_the_same_media_ports_is_refused_where_these_have_no_
         }
         Err(error) if sharing == Some(Sharing::Ports) => panic!("{error}"),
         Ok(_) => panic!("both have the same admin address"),
-        Err(_) => println!("skipped: media ports have sockets here"),
+        Err(_) => println!("SKIPPED: media ports have sockets here"),
     }
     timeout(DEADLINE, edge.stop()).await.unwrap();
     drop(edge);

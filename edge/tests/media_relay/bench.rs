@@ -253,12 +253,13 @@ pub fn next_port() -> u16 {
     if free.start == free.end {
         let claim = |first: u16| {
             let ports = first..=first + PORTS - 1;
-            let claim = |ip: &str| PortClaim::take(ip.parse().unwrap(), ports.clone(), Use::Sole);
-            Some(([claim(V4).ok()?, claim(V6).ok()?], first))
+            // At an address for documentation: an edge of this machine has its own claims, and is in the way of none.
+            let claim = PortClaim::take("192.0.2.1".parse().unwrap(), ports, Use::Sole);
+            Some((claim.ok()?, first))
         };
         let found = (11_000..21_000).step_by(PORTS.into()).find_map(claim);
-        let (both, first) = found.expect("no free range of ports");
-        claims.extend(both);
+        let (claim, first) = found.expect("no free range of ports");
+        claims.push(claim);
         *free = first..first + PORTS;
     }
     let port = free.start;

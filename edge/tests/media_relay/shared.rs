@@ -21,7 +21,7 @@ pub fn hub(sharing: Sharing) -> Option<Hub> {
             // Anything but a want of privilege is a fault of the program.
             let text = with_causes(&error);
             assert!(text.contains("not permitted"), "{text}");
-            println!("skipped: flows cannot share sockets here ({text})");
+            println!("SKIPPED: flows cannot share sockets here ({text})");
             None
         }
     }

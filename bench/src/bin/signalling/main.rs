@@ -53,11 +53,11 @@ fn main() -> Result<()> {
         subject::kit().display()
     );
     // Where media ports need no sockets, the limit of open files does not limit calls.
-    let ports = match namespace::enter(subject::PORTS) {
-        Ok(()) => Ports::Free,
-        Err(error) => {
+    let ports = match namespace::enter(subject::PORTS)? {
+        true => Ports::Free,
+        false => {
             eprintln!(
-                "not in a network namespace of its own, so each media port has a socket: {error:#}"
+                "not root, so not in a network namespace of its own, and each media port has a socket"
             );
             Ports::Sockets
         }

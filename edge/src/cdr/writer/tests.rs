@@ -194,7 +194,7 @@ fn a_record_that_the_full_disk_cut_is_completed_later() {
     let mount = scene.dir.path().join("small");
     fs::create_dir(&mount).expect("creates");
     let Some(_mounted) = SmallDisk::mount(&mount) else {
-        println!("skipped: mounting a tmpfs needs CAP_SYS_ADMIN");
+        println!("SKIPPED: mounting a tmpfs needs CAP_SYS_ADMIN");
         return;
     };
     let path = mount.join("cdr.jsonl");

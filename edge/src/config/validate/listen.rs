@@ -151,6 +151,14 @@ fn advertised(
         );
         return None;
     }
+    if bound.ip().to_canonical() != bound.ip() {
+        let v4 = bound.ip().to_canonical();
+        sink.error(
+            &address.place,
+            format!("{} is an IPv4 address; write {v4}", bound.ip()),
+        );
+        return None;
+    }
     let Some(advertise) = &raw.advertise else {
         if bound.ip().is_unspecified() {
             sink.error(

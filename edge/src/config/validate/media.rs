@@ -101,6 +101,11 @@ fn bound(sink: &mut Sink<'_>, listed: &Listed<IpAddr>) -> [Option<MediaAddress>;
                 place,
                 "expected an address of this machine, found a multicast address",
             );
+        } else if bind.to_canonical() != *bind {
+            sink.error(
+                place,
+                format!("{bind} is an IPv4 address; write {}", bind.to_canonical()),
+            );
         } else if slot.is_some() {
             sink.error(
                 place,
@@ -270,7 +275,7 @@ pub(super) fn check_capacity(
     if needed.saturating_add(OTHER_FILES) > files {
         sink.warning(
             &Place::file(),
-            format!("{wanted} sockets; the limit of open files is {files} (RLIMIT_NOFILE, LimitNOFILE of the unit)"),
+            format!("{wanted} sockets where ports need their own (media.steering); the limit of open files is {files} (RLIMIT_NOFILE, LimitNOFILE of the unit)"),
         );
     }
 }

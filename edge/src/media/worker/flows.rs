@@ -2,7 +2,7 @@
 
 use super::Worker;
 use crate::media::MediaOptions;
-use crate::media::endpoint::Endpoint;
+use crate::media::endpoint::{Endpoint, SETTLE};
 use crate::media::error::MediaError;
 use crate::media::hub::{self, Hub};
 use crate::media::latency::SAMPLED_LEGS;
@@ -13,9 +13,6 @@ use edge_proto::relay::{Admission, Component};
 use edge_proto::time::Instant;
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
-
-/// Allocations that may have sockets of their own where ports need none: to send what the shared socket does not take.
-const OWN_SENDERS: u32 = 1024;
 
 /// What one allocation has open.
 #[derive(Debug)]
@@ -29,6 +26,8 @@ pub(super) struct Flow {
     pub files: Option<u32>,
     /// The hub receives what comes to its ports; sockets of its own, if any, only send.
     pub received_by_hub: bool,
+    /// Sockets could not be opened for sending; not to be tried again before.
+    pub sender_pause: Instant,
     /// By component: what comes from the latched source is received by a socket of the hub.
     pub steered: [bool; 2],
 }
@@ -37,7 +36,7 @@ pub(super) struct Flow {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Room {
     pub allocations: u32,
-    /// Those with sockets of their own.
+    /// Of those, how many can have sockets of their own.
     pub file_pairs: u32,
 }
 
@@ -50,17 +49,13 @@ impl Room {
         let fitting =
             u32::try_from(limit.saturating_sub(u64::from(hub::FILES)) / 2).unwrap_or(u32::MAX);
         let wanted = options.allocations.clamp(1, MAX_SLOTS);
-        let room = if hub.is_some_and(Hub::replaces_all_sockets) {
-            Room {
-                allocations: wanted,
-                file_pairs: OWN_SENDERS.min(wanted).min(fitting),
-            }
-        } else {
-            let fitting = wanted.min(fitting);
-            Room {
-                allocations: fitting,
-                file_pairs: fitting,
-            }
+        let file_pairs = wanted.min(fitting);
+        let room = Room {
+            allocations: match hub.is_some_and(Hub::replaces_all_sockets) {
+                true => wanted,
+                false => file_pairs,
+            },
+            file_pairs,
         };
         match room.allocations {
             0 => Err(MediaError::Files { limit }),
@@ -105,6 +100,7 @@ impl Worker {
             endpoints: [None, None],
             files: None,
             received_by_hub: false,
+            sender_pause: Instant::ZERO,
             steered: [false; 2],
         };
         if let Some(hub) = &mut self.hub {
@@ -153,14 +149,17 @@ impl Worker {
     /// when it is first wanted, and only sends.
     pub(super) fn own_sender(
         &mut self,
+        now: Instant,
         allocation: AllocationId,
         component: Component,
     ) -> Option<&mut Endpoint> {
-        if self.endpoint(allocation, component).is_none() && self.has_flow(allocation) {
+        let flow = self.flow_mut(allocation)?;
+        if flow.files.is_none() && flow.sender_pause <= now {
             let slot = allocation.slot as usize;
             let mut flow = self.flows.get_mut(slot)?.take()?;
             if self.open_sockets(&mut flow).is_err() {
                 self.counters.socket_errors.add(1);
+                flow.sender_pause = now + SETTLE;
             }
             *self.flows.get_mut(slot)? = Some(flow);
         }

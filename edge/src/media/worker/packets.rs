@@ -36,7 +36,7 @@ impl Worker {
     pub(super) fn receive(&mut self, now: Instant, token: Token, buffer: Buffer, length: usize) {
         self.counters.io_uring.received.add(1);
         match self.judge(now, token, &buffer, length) {
-            Ok(forward) => self.send(forward, buffer),
+            Ok(forward) => self.send(now, forward, buffer),
             Err(reason) => {
                 self.counters.drop_packet(reason);
                 self.ring.recycle(buffer);
@@ -139,7 +139,7 @@ impl Worker {
         })
     }
 
-    fn send(&mut self, forward: Forward, buffer: Buffer) {
+    fn send(&mut self, now: Instant, forward: Forward, buffer: Buffer) {
         let Forward {
             to,
             component,
@@ -166,7 +166,7 @@ impl Worker {
             };
             return self.send_raw(file, token, (buffer, start..payload.end), destination);
         }
-        let refused = match self.own_sender(to, component) {
+        let refused = match self.own_sender(now, to, component) {
             Some(endpoint) => {
                 let address = (endpoint.connected() != Some(destination)).then_some(destination);
                 let (file, token) = (endpoint.file(), endpoint.token(Kind::Send));

@@ -303,7 +303,7 @@ fn what_the_machine_says_gives_warnings() {
     let said: Vec<_> = settings.warnings.iter().map(ToString::to_string).collect();
     let limits = "the max_calls of all trunks are 6000 legs, whose media needs 12000";
     for expected in [
-        format!("F: warning: {limits} sockets; the limit of open files is 4096 (RLIMIT_NOFILE, LimitNOFILE of the unit)"),
+        format!("F: warning: {limits} sockets where ports need their own (media.steering); the limit of open files is 4096 (RLIMIT_NOFILE, LimitNOFILE of the unit)"),
         format!("F:9:9: warning: media.ports: {limits} ports; these are 10001"),
         "F:9:9: warning: media.ports: the kernel may give port 16001 and others of the range to outgoing sockets (net.ipv4.ip_local_port_range); reserve 10000-20000 in net.ipv4.ip_local_reserved_ports".to_owned(),
         "F:15:12: warning: trunk.a.password: a password in a file that everyone on this machine can read; expected mode 0640, or password_file".to_owned(),

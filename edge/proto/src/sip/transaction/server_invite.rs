@@ -131,6 +131,8 @@ impl ServerInvite {
                 }
                 asked
             }
+            // Set while its connection was gone; the answer has left over another, which repeats by itself.
+            Event::Timer(Timer::G) if self.reliable => actions(&[]),
             Event::Timer(Timer::G) => {
                 self.interval = self.timings.next_interval(self.interval);
                 actions(&[Action::Send, Action::Set(Timer::G, self.interval)])
@@ -234,7 +236,7 @@ mod tests {
                 vec![Clear(Timer::G), Clear(Timer::H), Set(Timer::I, T4)],
                 State::Confirmed,
             ),
-            (State::Completed, Event::Timer(Timer::G)) => {
+            (State::Completed, Event::Timer(Timer::G)) if !reliable => {
                 (vec![Send, Set(Timer::G, T1 * 2)], State::Completed)
             }
             (State::Completed, Event::Timer(Timer::H))

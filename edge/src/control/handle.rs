@@ -337,6 +337,11 @@ impl<P: Protocol> Control<P> {
         self.0.borrow().turn.clone()
     }
 
+    /// Wakes the media thread if there is something new for it.
+    pub(super) fn announce(&self) {
+        self.0.borrow_mut().parts.outlets.announce();
+    }
+
     /// See [`Driver::end_turn`].
     pub(super) fn end_turn(&self) -> Duration {
         self.0.borrow_mut().end_turn()

@@ -62,9 +62,25 @@ impl Inbox {
                 ControlCommand::Stop => return Ok(true),
             }
         }
-        let media = std::iter::from_fn(|| self.media.try_recv()).take(BATCH);
         let handoffs = std::iter::from_fn(|| self.handoffs.try_recv()).take(BATCH);
-        control.inputs(media.map(Input::Media).chain(handoffs.map(Input::Handoff)));
+        control.inputs(self.media().chain(handoffs.map(Input::Handoff)));
         Ok(false)
+    }
+
+    /// Takes a batch of what the media thread has said; false: nothing.
+    pub(super) fn take_media<P: Protocol>(&self, control: &Control<P>) -> bool {
+        let mut media = self.media().peekable();
+        // A turn without inputs would be a turn all the same.
+        let some = media.peek().is_some();
+        if some {
+            control.inputs(media);
+        }
+        some
+    }
+
+    fn media(&self) -> impl Iterator<Item = Input> {
+        std::iter::from_fn(|| self.media.try_recv())
+            .map(Input::Media)
+            .take(BATCH)
     }
 }

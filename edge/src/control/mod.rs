@@ -37,6 +37,7 @@ use handle::Control;
 use listener::ListenerSetup;
 use resolver::{Resolver, ResolverSettings};
 use std::io;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use tls::TlsSettings;
@@ -162,11 +163,11 @@ pub fn run<P: Protocol>(setup: Setup, protocol: P) -> io::Result<()> {
 
 async fn main<P: Protocol>(setup: Setup, protocol: P) -> io::Result<()> {
     let resolver = Resolver::new(&setup.resolver);
-    let inbox = inbox::Inbox {
+    let inbox = Rc::new(inbox::Inbox {
         commands: setup.commands,
         handoffs: setup.handoffs,
         media: setup.media,
-    };
+    });
     let sweep = setup.limits.sweep;
     let status = setup.status.clone();
     let control = Control::new(Driver::new(
@@ -187,7 +188,7 @@ async fn main<P: Protocol>(setup: Setup, protocol: P) -> io::Result<()> {
     control.listen(setup.listeners)?;
     (setup.ready)();
     tokio_uring::spawn(tasks::keep_time(control.clone()));
-    tokio_uring::spawn(tasks::gather(control.clone()));
+    tokio_uring::spawn(tasks::gather(control.clone(), inbox.clone()));
     tokio_uring::spawn(tasks::sweep(control.clone(), status, sweep));
     tokio_uring::spawn(tasks::retry_outlets(control.clone()));
     inbox.run(&control).await?;

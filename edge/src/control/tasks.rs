@@ -4,6 +4,7 @@ use super::CoreStatus;
 use super::connection::{Connection, State, tune};
 use super::driver::Protocol;
 use super::handle::Control;
+use super::inbox::Inbox;
 use super::tls::TlsSession;
 use bytes::{Buf as _, Bytes, BytesMut};
 use edge_proto::b2bua::{CloseReason, Input};
@@ -185,12 +186,23 @@ pub(super) async fn keep_time<P: Protocol>(control: Control<P>) {
     }
 }
 
+/// Rounds with the media thread in one turn: opening the ports of a call takes two, one leg's after the other's.
+const MEDIA_ROUNDS: usize = 4;
+
 /// Lets inputs gather between two turns while they come fast.
-pub(super) async fn gather<P: Protocol>(control: Control<P>) {
+pub(super) async fn gather<P: Protocol>(control: Control<P>, inbox: Rc<Inbox>) {
     let turn = control.turn_signal();
     loop {
         turn.notified().await;
         // The tasks that are ready go first: what they have for peers leaves before the thread rests.
+        tokio::task::yield_now().await;
+        // The media thread goes before this one: as a rule it has answered by the time that it has been woken.
+        for _ in 0..MEDIA_ROUNDS {
+            control.announce();
+            if !inbox.take_media(&control) {
+                break;
+            }
+        }
         tokio::task::yield_now().await;
         let rest = control.end_turn();
         if !rest.is_zero() {

@@ -94,7 +94,7 @@ fn connects(sip: &str, agent: impl FnOnce(Scenario) -> Scenario, told: &[&str]) 
         "ai 200 completed edge refer:202",
         "agents 200 completed remote transfer:1.1 via agents: completed",
     ]);
-    story.never_tells("401 ");
+    story.never_tells("response 401 ");
     story.tells(&["accepted with 202", "transfer 1: completed"]);
 }
 

@@ -38,7 +38,7 @@ const TICK: Duration = Duration::from_secs(1);
 /// does it ask to be woken. A call makes dozens of events, and a wake-up and some writes for each message would cost the control
 /// threads, which share their cores with it, more than reporting does. A kill within that time loses no record: see
 /// [`crate::cdr::EarlyJournal`].
-const GATHER: Duration = Duration::from_millis(50);
+const GATHER: Duration = Duration::from_millis(20);
 
 /// An event as the live stream carries it.
 #[derive(Clone, Debug)]

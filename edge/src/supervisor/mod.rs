@@ -57,7 +57,9 @@ pub enum RunError {
     Kernel(#[from] MediaError),
     #[error(transparent)]
     Listen(#[from] ListenError),
-    #[error("media.ports: {0}")]
+    #[error(
+        "media.ports: {0}, without a socket for each: give each edge a range or an address of its own"
+    )]
     MediaPorts(#[from] ClaimError),
     #[error(transparent)]
     Cdr(#[from] CdrError),

@@ -33,12 +33,12 @@ impl SharedMedia {
             Some(_) => wanted(settings),
             None => Sharing::Receivers,
         };
-        let mut claims = Vec::new();
+        let (mut claims, mut reason) = (Vec::new(), None);
         if sharing == Sharing::Ports {
             match claim(&mut claims, settings, Use::Sole) {
                 Ok(()) => {}
-                Err(reason) => {
-                    tracing::info!(%reason, "media ports have sockets of their own");
+                Err(error) => {
+                    reason = Some(error);
                     claims.clear();
                     sharing = Sharing::Senders;
                 }
@@ -51,6 +51,9 @@ impl SharedMedia {
                 }
                 result => result?,
             }
+        }
+        if let Some(reason) = reason {
+            tracing::info!(%reason, "media ports have sockets of their own");
         }
         let shared = SharedMedia {
             steering,

@@ -3,6 +3,7 @@
 
 use crate::harness::Staging;
 use crate::harness::staging::kit;
+use crate::harness::wait;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 
@@ -126,22 +127,42 @@ fn calls_of_every_kind_are_mixed() {
     assert_eq!(staging.edge.metric(probes), Some(4.0), "{metrics}");
 }
 
+/// Under either limit of a trunk: each call is accepted and goes as its scenario says, or is refused, and nothing else happens to
+/// any.
 #[test]
 fn calls_beyond_what_is_allowed_are_refused_in_order() {
-    let limited = |text: String| {
-        text.replace(
-            "name = \"carrier\"\n",
-            "name = \"carrier\"\nmax_calls = 5\n",
-        )
-    };
-    let Some(staging) = Staging::start(limited) else {
-        return;
-    };
-    let size = [("CALLS", "40"), ("RATE", "100"), ("HOLD_MS", "1000")];
-    assert_eq!(staging.plays("overload", &size), names(OVERLOAD));
-    let refused = "sip_edge_sip_responses_total{code=\"503\",direction=\"outbound\",method=\"INVITE\",trunk=\"carrier\"}";
-    let metrics = staging.edge.metrics();
-    assert!(staging.edge.metric(refused) > Some(0.0), "{metrics}");
+    for limit in ["max_calls = 5", "max_calls_per_s = 10"] {
+        let limited = |text: String| {
+            let name = "name = \"carrier\"\n";
+            text.replace(name, &format!("{name}{limit}\n"))
+        };
+        let Some(staging) = Staging::start(limited) else {
+            return;
+        };
+        let size = [("CALLS", "40"), ("RATE", "100"), ("HOLD_MS", "1000")];
+        assert_eq!(staging.plays("overload", &size), names(OVERLOAD));
+        let ended = |cause: &str| {
+            let labels = format!("cause=\"{cause}\",direction=\"inbound\",trunk=\"carrier\"");
+            staging
+                .edge
+                .metric(&format!("sip_edge_calls_total{{{labels}}}"))
+        };
+        // What happened is reported a moment after the carrier has seen it.
+        let [accepted, refused] = wait::until("40 calls to be over", || {
+            let counts = ["completed", "trunk_limit"].map(|cause| ended(cause).unwrap_or(0.0));
+            (counts.iter().sum::<f64>() >= 40.0).then(|| counts.map(|count| count as usize))
+        });
+        assert!(
+            accepted > 0 && refused > 0,
+            "{limit}: {accepted} accepted, {refused} refused"
+        );
+        let wanted = [
+            ("ai", "completed", accepted),
+            ("carrier", "completed", accepted),
+            ("carrier", "trunk_limit", refused),
+        ];
+        assert_eq!(staging.outcomes(40 + accepted), counts(&wanted), "{limit}");
+    }
 }
 
 /// All of them are up at once, each with RTP both ways, and each ends as its scenario says.

@@ -124,16 +124,20 @@ unit:
 	fi
 	$(CARGO) test --workspace --locked --doc --quiet
 
-# Namespaces, packet sockets and real-time priority need root; what is built stays the user's.
+# Namespaces, packet sockets and real-time priority need root; what is built stays the user's. A part that fails is told at the end
+# and keeps none of the others from its report.
 bench: build-packages
 	$(call install,$(BENCH_PACKAGES))
 	$(call install-stopped,$(BENCH_SERVERS))
 	$(CARGO) build --release --quiet --locked --package sip-edge --package edge-bench
 	mkdir -p bench/report
-	$(SUDO) $(BENCHES)/relay compare $(if $(QUICK),--quick) --report bench/report
-	$(SUDO) $(BENCHES)/access $(if $(QUICK),verdicts)
-	$(SUDO) $(BENCHES)/signalling $(if $(QUICK),--quick) --report bench/report
-	@echo "reports: bench/report/{relay,access,signalling}.md"
+	@failed=""; \
+	for part in "relay compare" access signalling; do \
+	  echo "bench: $$part"; \
+	  $(SUDO) $(BENCHES)/$$part $(if $(QUICK),--quick) --report bench/report || failed="$$failed $${part%% *}"; \
+	done; \
+	echo "reports: bench/report/{relay,access,signalling}.md"; \
+	[ -z "$$failed" ] || { echo "FAILED, in whole or in part:$$failed"; exit 1; }
 
 sim: check-cargo
 	SEEDS=$(SEEDS) $(CARGO) run --quiet --package edge-sim -- --seeds $(SEEDS)

@@ -23,9 +23,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-/// Of every kind of run, in turn.
-const ROUNDS: usize = 3;
-const CALLS: u32 = 400;
+/// Of every kind of run, in turn, and the calls of each; to see that it runs: [`QUICK`].
+const FULL: (usize, u32) = (3, 400);
+const QUICK: (usize, u32) = (1, 50);
 const CALLS_PER_S: u32 = 50;
 const EDGE: &str = "192.0.2.1";
 const CALLER: &str = "192.0.2.10";
@@ -77,7 +77,7 @@ struct Percentiles {
 }
 
 /// `None` where the machine cannot show it; says why.
-pub fn measure() -> anyhow::Result<Option<Vec<Measured>>> {
+pub fn measure(quick: bool) -> anyhow::Result<Option<Vec<Measured>>> {
     let cpus = std::thread::available_parallelism()?.get();
     let sipp = Command::new("sipp").arg("-v").output().is_ok();
     if cpus < 2 || !sipp {
@@ -90,12 +90,13 @@ pub fn measure() -> anyhow::Result<Option<Vec<Measured>>> {
         "{} is missing: build sip-edge with the same profile",
         edge.display()
     );
+    let (rounds, calls) = if quick { QUICK } else { FULL };
     let mut runs = Vec::new();
-    for round in 1..=ROUNDS {
+    for round in 1..=rounds {
         for (flood, xdp) in KINDS {
             let edge = edge.clone();
             // A thread of its own, and with it namespaces of its own.
-            let run = std::thread::spawn(move || run(&edge, round, flood, xdp));
+            let run = std::thread::spawn(move || run(&edge, (round, calls), flood, xdp));
             let run = run.join().map_err(|_| anyhow::anyhow!("a run panicked"))?;
             runs.push(run.with_context(|| flood.name())?);
         }
@@ -135,7 +136,12 @@ fn softirq_ticks() -> anyhow::Result<[u64; 2]> {
     Ok([first, second])
 }
 
-fn run(edge: &Path, round: usize, flood: Flood, xdp: bool) -> anyhow::Result<Measured> {
+fn run(
+    edge: &Path,
+    (round, count): (usize, u32),
+    flood: Flood,
+    xdp: bool,
+) -> anyhow::Result<Measured> {
     netns()?;
     let peer = Peer::linked_with("numtxqueues 2 numrxqueues 2");
     spread_queues("edge0")?;
@@ -153,7 +159,7 @@ fn run(edge: &Path, round: usize, flood: Flood, xdp: bool) -> anyhow::Result<Mea
             let answerer = ["-sn", "uas", "-i", ANSWERER, "-p", "5070", "-t", "t1"];
             let answerer = sipp(&directory, &answerer)?;
             let calls = format!("{EDGE}:5060");
-            let (count, rate) = (CALLS.to_string(), CALLS_PER_S.to_string());
+            let (count, rate) = (count.to_string(), CALLS_PER_S.to_string());
             // A connection for each call, so that a listener that is flooded shows.
             let mut arguments = vec![calls.as_str(), "-sn", "uac", "-i", CALLER, "-d", "500"];
             arguments.extend(["-t", "tn", "-max_socket", "1000"]);
@@ -460,12 +466,14 @@ fn spread(runs: &[&Measured], figure: impl Fn(&Measured) -> f64) -> Spread {
 }
 
 pub fn tell(text: &mut String, runs: &[Measured]) -> std::fmt::Result {
+    let rounds = runs.iter().map(|run| run.round).max().unwrap_or(0);
+    let calls = runs.first().map_or(0, |run| run.calls);
     writeln!(
         text,
-        "## Calls under a flood\n\n{CALLS} calls at {CALLS_PER_S}/s of half a second each, every one on a TCP connection of its own, SIPp \
+        "## Calls under a flood\n\n{calls} calls at {CALLS_PER_S}/s of half a second each, every one on a TCP connection of its own, SIPp \
          to SIPp through the edge, while one core sends as fast as it can from unlisted sources, another one with every packet. The \
          edge and SIPp share CPU 0. The flood is sent on CPU 1, and what the kernel makes of it is done there: the two namespaces are \
-         linked by a veth pair of two queues, and each CPU has one. {ROUNDS} rounds of all kinds in turn: median (least-most), failed \
+         linked by a veth pair of two queues, and each CPU has one. {rounds} rounds of all kinds in turn: median (least-most), failed \
          calls of all rounds together. XDP is native. SIPp's clock ticks every 4 ms where the kernel's does (HZ=250).\n",
     )?;
     writeln!(

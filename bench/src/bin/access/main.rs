@@ -1,8 +1,7 @@
 //! What the XDP allowlist costs, and what a flood of unlisted packets costs the calls with and without it.
 //!
-//! `cargo run --release -p edge-bench --bin access [verdicts] [flood]`; both parts without an argument. Needs root, for the
-//! second part SIPp and two CPUs. Writes `bench/report/access.md`, `access.json`
-//! and, with the flood, `access-flood.svg`.
+//! `cargo run --release -p edge-bench --bin access [--quick] [verdicts] [flood]`; both parts without an argument. Needs root, for
+//! the second part SIPp and two CPUs. Writes `bench/report/access.md`, `access.json` and, with the flood, `access-flood.svg`.
 
 mod flood;
 #[path = "../../../../edge/tests/xdp_support/frame.rs"]
@@ -13,11 +12,33 @@ mod frame;
 mod netns;
 mod verdicts;
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, Result, bail, ensure};
+use clap::{Parser, ValueEnum};
 use serde::Serialize;
 use std::fmt::Write as _;
 use std::fs;
-use std::path::Path;
+use std::path::PathBuf;
+
+#[derive(Parser)]
+#[command(about, version)]
+struct Arguments {
+    /// Only these parts.
+    parts: Vec<Part>,
+    /// Only shows that everything runs.
+    #[arg(long)]
+    quick: bool,
+    /// Where the report goes.
+    #[arg(long, default_value = "bench/report")]
+    report: PathBuf,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Part {
+    /// The time of one verdict.
+    Verdicts,
+    /// Calls beside a flood.
+    Flood,
+}
 
 /// Everything that was measured.
 #[derive(Serialize, Default)]
@@ -26,41 +47,55 @@ struct Report {
     cpu: String,
     verdicts: Option<verdicts::Measured>,
     flood: Option<Vec<flood::Measured>>,
+    /// What could not be measured, and why.
+    failures: Vec<String>,
 }
 
-fn main() -> anyhow::Result<()> {
+fn main() -> Result<()> {
+    let arguments = Arguments::parse();
     if !rustix::process::geteuid().is_root() {
         bail!("root is needed, to load XDP programs and to make network namespaces");
     }
-    let parts: Vec<String> = std::env::args().skip(1).collect();
-    let wanted = |part: &str| parts.is_empty() || parts.iter().any(|p| p == part);
+    let wanted = |part| arguments.parts.is_empty() || arguments.parts.contains(&part);
     let mut report = Report {
         kernel: first_line("/proc/sys/kernel/osrelease"),
         cpu: cpu(),
         ..Report::default()
     };
-    if wanted("verdicts") {
-        report.verdicts = Some(verdicts::measure()?);
+    // A part that fails is told in the report, and loses nothing of the other.
+    if wanted(Part::Verdicts) {
+        let measured = verdicts::measure().map(Some);
+        report.verdicts = keep(measured, "verdicts", &mut report.failures);
     }
-    if wanted("flood") {
-        report.flood = flood::measure()?;
+    if wanted(Part::Flood) {
+        let measured = flood::measure(arguments.quick);
+        report.flood = keep(measured, "flood", &mut report.failures);
     }
     let text = markdown(&report)?;
     println!("{text}");
-    let directory = Path::new("bench/report");
-    fs::create_dir_all(directory)
-        .and_then(|()| match &report.flood {
-            Some(runs) => fs::write(directory.join("access-flood.svg"), flood::plot(runs)),
-            None => Ok(()),
-        })
-        .and_then(|()| fs::write(directory.join("access.md"), &text))
-        .and_then(|()| {
-            fs::write(
-                directory.join("access.json"),
-                serde_json::to_vec_pretty(&report)?,
-            )
-        })
-        .context("writing bench/report")
+    let put = |name: &str, text: &str| {
+        let path = arguments.report.join(name);
+        fs::write(&path, text).with_context(|| path.display().to_string())
+    };
+    fs::create_dir_all(&arguments.report)
+        .with_context(|| arguments.report.display().to_string())?;
+    if let Some(runs) = &report.flood {
+        put("access-flood.svg", &flood::plot(runs))?;
+    }
+    put("access.md", &text)?;
+    put("access.json", &serde_json::to_string_pretty(&report)?)?;
+    let failed = report.failures.len();
+    ensure!(failed == 0, "{failed} parts failed");
+    Ok(())
+}
+
+fn keep<T>(measured: Result<Option<T>>, name: &str, failures: &mut Vec<String>) -> Option<T> {
+    measured.unwrap_or_else(|error| {
+        let failure = format!("{name}: {error:#}");
+        eprintln!("FAILED {failure}");
+        failures.push(failure);
+        None
+    })
 }
 
 fn first_line(path: &str) -> String {
@@ -77,9 +112,16 @@ fn cpu() -> String {
         .unwrap_or_default()
 }
 
-fn markdown(report: &Report) -> anyhow::Result<String> {
+fn markdown(report: &Report) -> Result<String> {
     let mut text = String::from("# Access: the XDP allowlist\n\n");
     writeln!(text, "Linux {}, {}.\n", report.kernel, report.cpu)?;
+    if !report.failures.is_empty() {
+        writeln!(text, "What failed, and is missing below:\n")?;
+        for failure in &report.failures {
+            writeln!(text, "- {failure}")?;
+        }
+        writeln!(text)?;
+    }
     if let Some(measured) = &report.verdicts {
         verdicts::tell(&mut text, measured)?;
     }

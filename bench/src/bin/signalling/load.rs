@@ -66,10 +66,15 @@ pub struct Outcome {
     pub clean: bool,
     /// Calls per second that were really begun.
     pub rate: f64,
-    /// Calls that failed, as the carrier counts.
+    /// Calls that failed, as the carrier counts; `unexpected`: those of them that met a message which their scenario does not have.
     pub failed: u64,
-    /// INVITE to 200, BYE to 200 at the carrier.
+    pub unexpected: u64,
+    /// Calls whose INVITE was answered with 200, and with 503 and Retry-After.
+    pub accepted: u64,
+    pub refused: u64,
+    /// INVITE to 200, INVITE to 503, BYE to 200 at the carrier.
     pub setup_ms: Option<Percentiles>,
+    pub refusal_ms: Option<Percentiles>,
     pub release_ms: Option<Percentiles>,
     /// Processor time per call.
     pub cpu_us: f64,
@@ -128,6 +133,8 @@ pub fn play(subject: &Subject, load: Load, mut meanwhile: impl FnMut()) -> Resul
         None => Vec::new(),
     };
     let number = |name: &str| number(&statistics, name).unwrap_or(0);
+    let [setup, refusal] = ["setup", "refused"].map(|name| repartition(&statistics, name));
+    let count = |buckets: &[(f64, u64)]| buckets.iter().map(|(_, count)| count).sum();
     let elapsed = elapsed(&statistics).unwrap_or(begun.elapsed());
     let active = elapsed.saturating_sub(load.talk()).as_secs_f64().max(0.001);
     Ok(Outcome {
@@ -135,7 +142,11 @@ pub fn play(subject: &Subject, load: Load, mut meanwhile: impl FnMut()) -> Resul
         clean,
         rate: number("TotalCallCreated") as f64 / active,
         failed: number("FailedCall(C)"),
-        setup_ms: Percentiles::of(&repartition(&statistics, "setup")),
+        unexpected: number("FailedUnexpectedMessage(C)"),
+        accepted: count(&setup),
+        refused: count(&refusal),
+        setup_ms: Percentiles::of(&setup),
+        refusal_ms: Percentiles::of(&refusal),
         release_ms: Percentiles::of(&repartition(&statistics, "release")),
         cpu_us: cpu.as_secs_f64() * 1e6 / f64::from(load.calls),
         busy: cpu.as_secs_f64() / elapsed.as_secs_f64().max(0.001),

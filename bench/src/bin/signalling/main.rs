@@ -2,10 +2,12 @@
 //! place for comparison.
 //!
 //! `cargo run --release -p edge-bench --bin signalling [--quick]` writes `bench/report/signalling.md`, plots and
-//! `signalling.json`; `signalling voice` tells what a call hears beside too much signalling, `signalling memory` what established calls take. Needs SIPp and two CPUs, kamailio
-//! for the comparison, and root for all of its calls at once.
+//! `signalling.json`; `signalling voice` tells what a call hears beside too much signalling, `signalling overload` what becomes of
+//! more calls than the edge may take, `signalling memory` what established calls take. Needs SIPp and two CPUs, kamailio for the
+//! comparison, and root for all of its calls at once.
 
 mod load;
+mod overload;
 mod report;
 mod subject;
 mod suite;
@@ -38,6 +40,8 @@ enum Part {
     Voice,
     /// Memory of established calls.
     Memory,
+    /// More calls than the edge may or can take.
+    Overload,
 }
 
 fn main() -> Result<()> {
@@ -65,11 +69,17 @@ fn main() -> Result<()> {
     match arguments.part {
         None => {}
         Some(Part::Voice) => return print(&suite::voice(arguments.quick)?),
+        Some(Part::Overload) => return print(&suite::overload(arguments.quick)?),
         Some(Part::Memory) => return print(&suite::memory(arguments.quick, ports)?),
     }
-    let results = suite::run(arguments.quick, there("kamailio"), ports)?;
+    let results = suite::run(arguments.quick, there("kamailio"), ports);
     let text = report::write(&results, &arguments.report)?;
     println!("{text}");
+    ensure!(
+        results.failures.is_empty(),
+        "{} parts failed",
+        results.failures.len()
+    );
     Ok(())
 }
 

@@ -1,6 +1,7 @@
 //! The results as Markdown, plots and JSON.
 
 use crate::load::{Outcome, Percentiles};
+use crate::overload::Overload;
 use crate::subject::{CPU, Kind, PEERS_CPU};
 use crate::suite::{RATES, Results, Round};
 use crate::voice::{Heard, Voice};
@@ -45,9 +46,17 @@ fn tell(text: &mut String, results: &Results) -> Result<()> {
          is user and system time of the process with all its threads and children (/proc/PID/stat) per call, media sockets, CDR and \
          journal included.\n"
     )?;
+    if !results.failures.is_empty() {
+        writeln!(text, "What failed, and is missing below:\n")?;
+        for failure in &results.failures {
+            writeln!(text, "- {failure}")?;
+        }
+        writeln!(text)?;
+    }
     cpu(text, results)?;
     rates(text, results)?;
     times(text, results)?;
+    overload(text, &results.overload)?;
     memory(text, results)?;
     voice(text, &results.voice)?;
     writeln!(
@@ -148,28 +157,23 @@ fn highest(text: &mut String, name: &str, steps: &[&Outcome]) -> Result<()> {
 }
 
 fn times(text: &mut String, results: &Results) -> Result<()> {
-    let rate = RATES[RATES.len() - 1];
-    writeln!(text, "\n## Response times at {rate} calls/s\n")?;
+    writeln!(text, "\n## Response times\n")?;
     writeln!(
         text,
         "Upper bounds of the buckets, in milliseconds, of the last round. SIPp's: INVITE to 200 with the platform's answer in it, BYE \
-         to 200. The edge's: `sip_edge_sip_response_seconds` of the carrier's INVITEs, both rates.\n"
+         to 200. The edge's: `sip_edge_sip_response_seconds` of the carrier's INVITEs, of all rates.\n"
     )?;
     writeln!(text, "| | p50 | p90 | p99 |\n|---|---|---|---|")?;
-    for kind in Kind::ALL {
-        let such = |round: &&Round| round.kind == kind && round.outcome.load.rate == rate;
-        if let Some(round) = results.rounds.iter().rfind(such) {
-            let name = kind.name();
-            row(
-                text,
-                &format!("{name}, INVITE (SIPp)"),
-                round.outcome.setup_ms,
-            )?;
-            row(
-                text,
-                &format!("{name}, BYE (SIPp)"),
-                round.outcome.release_ms,
-            )?;
+    for rate in RATES {
+        for kind in Kind::ALL {
+            let such = |round: &&Round| round.kind == kind && round.outcome.load.rate == rate;
+            let Some(round) = results.rounds.iter().rfind(such) else {
+                continue;
+            };
+            let (name, outcome) = (kind.name(), &round.outcome);
+            let told = |what: &str| format!("{name}, {what} at {rate}/s (SIPp)");
+            row(text, &told("INVITE"), outcome.setup_ms)?;
+            row(text, &told("BYE"), outcome.release_ms)?;
         }
     }
     row(text, "sip-edge, INVITE (its own)", results.edge_response_ms)
@@ -178,6 +182,44 @@ fn times(text: &mut String, results: &Results) -> Result<()> {
 fn row(text: &mut String, name: &str, percentiles: Option<Percentiles>) -> Result<()> {
     if let Some(Percentiles { p50, p90, p99 }) = percentiles {
         writeln!(text, "| {name} | {p50} | {p90} | {p99} |")?;
+    }
+    Ok(())
+}
+
+fn overload(text: &mut String, runs: &[Overload]) -> Result<()> {
+    writeln!(text, "\n## More calls than it may take\n")?;
+    writeln!(
+        text,
+        "The load kit's `overload` against a limit of the carrier's trunk, or beside programs that take its core from it. Accepted: 200, \
+         and every message of the call up to the end; refused: 503 with Retry-After; otherwise: any other answer; failed: all that did \
+         neither. Response times as SIPp sees them, p50 / p99, upper bounds in milliseconds. What refusing costs is what keeps the core \
+         busier than the first line does, which has about as many accepted calls and nothing to refuse.\n"
+    )?;
+    writeln!(
+        text,
+        "| limit | offered | accepted | refused | otherwise | failed | 200 after | 503 after | core busy |\n\
+         |---|---|---|---|---|---|---|---|---|"
+    )?;
+    for run in runs {
+        let outcome = &run.outcome;
+        let told = |percentiles: Option<Percentiles>| match percentiles {
+            Some(Percentiles { p50, p99, .. }) => format!("{p50} / {p99}"),
+            None => "-".to_owned(),
+        };
+        writeln!(
+            text,
+            "| {} | {} at {}/s | {} | {} | {} | {} | {} | {} | {:.0} % |",
+            run.limit.name(),
+            outcome.load.calls,
+            outcome.load.rate,
+            outcome.accepted,
+            outcome.refused,
+            outcome.unexpected,
+            outcome.failed,
+            told(outcome.setup_ms),
+            told(outcome.refusal_ms),
+            outcome.busy * 100.0
+        )?;
     }
     Ok(())
 }

@@ -57,15 +57,15 @@ pub struct Subject {
 impl Subject {
     /// Starts it and waits until it listens.
     pub fn start(kind: Kind) -> Result<Subject> {
-        Subject::start_with(kind, "")
+        Subject::start_with(kind, |text| text)
     }
 
-    /// The same; `more`: what the edge's configuration has besides.
-    pub fn start_with(kind: Kind, more: &str) -> Result<Subject> {
+    /// The same, with the edge's configuration as `change` leaves it.
+    pub fn start_with(kind: Kind, change: impl FnOnce(String) -> String) -> Result<Subject> {
         let dir = tempfile::tempdir()?;
         let log = fs::File::create(dir.path().join("log"))?;
         let process = match kind {
-            Kind::Edge => edge(dir.path(), &log, more),
+            Kind::Edge => edge(dir.path(), &log, change),
             Kind::Kamailio => kamailio(dir.path(), &log),
         }?;
         let mut subject = Subject { kind, process, dir };
@@ -120,7 +120,7 @@ pub fn kit() -> PathBuf {
 }
 
 /// `staging.toml` at the bench's addresses, on one core, with all the ports there are.
-fn edge(dir: &Path, log: &fs::File, more: &str) -> Result<Process> {
+fn edge(dir: &Path, log: &fs::File, change: impl FnOnce(String) -> String) -> Result<Process> {
     let binary = std::env::current_exe()?.with_file_name("sip-edge");
     if !binary.exists() {
         bail!(
@@ -135,7 +135,7 @@ fn edge(dir: &Path, log: &fs::File, more: &str) -> Result<Process> {
         .replace("10000-30000", PORTS)
         .replace("../../target/staging-cdr.jsonl", &cdr.to_string_lossy());
     let file = dir.join("sip-edge.toml");
-    fs::write(&file, text + more)?;
+    fs::write(&file, change(text))?;
     let program = binary.to_str().context("a path that is no text")?;
     let log = log.try_clone()?;
     let errors = log.try_clone()?;

@@ -1,6 +1,7 @@
 //! What is measured, in which order.
 
 use crate::load::{Load, Outcome, Percentiles, play};
+use crate::overload::{self, Overload};
 use crate::subject::{Kind, Subject};
 use crate::voice::{self, Voice};
 use anyhow::Result;
@@ -10,7 +11,7 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 /// Rates of the comparison: where threads mostly sleep, and where they are busy.
-pub const RATES: [u32; 2] = [100, 500];
+pub const RATES: [u32; 3] = [100, 500, 1_500];
 /// Established calls whose memory is measured, where the limit of open files allows.
 const ESTABLISHED: [u32; 2] = [1_000, 10_000];
 /// The edge's files per call where each port has a socket: RTP and RTCP of two legs.
@@ -45,9 +46,12 @@ pub struct Results {
     pub transfers_search: Vec<Outcome>,
     /// The edge's own view at the highest rate of the comparison: request received to final response, INVITEs of the carrier.
     pub edge_response_ms: Option<Percentiles>,
+    pub overload: Vec<Overload>,
     pub memory: Memory,
     /// One entry per round.
     pub voice: Vec<Voice>,
+    /// What could not be measured, and why.
+    pub failures: Vec<String>,
     pub seconds: f64,
 }
 
@@ -83,8 +87,19 @@ pub struct Established {
     pub after_s: f64,
 }
 
+impl Results {
+    /// Runs a part of the suite. One that fails is told in the report, and loses nothing of the others.
+    fn part(&mut self, name: &str, run: impl FnOnce(&mut Results) -> Result<()>) {
+        if let Err(error) = run(self) {
+            let failure = format!("{name}: {error:#}");
+            eprintln!("FAILED {failure}");
+            self.failures.push(failure);
+        }
+    }
+}
+
 /// Runs everything; `kamailio`: whether it is there.
-pub fn run(quick: bool, kamailio: bool, ports: Ports) -> Result<Results> {
+pub fn run(quick: bool, kamailio: bool, ports: Ports) -> Results {
     let begun = Instant::now();
     let mut results = Results {
         kernel: first_line("/proc/sys/kernel/osrelease"),
@@ -99,27 +114,50 @@ pub fn run(quick: bool, kamailio: bool, ports: Ports) -> Result<Results> {
     } else {
         &[Kind::Edge]
     };
-    compare(&mut results, kinds, if quick { 1 } else { 5 })?;
+    let (rounds, steps) = if quick { (1, 1) } else { (5, 5) };
+    results.part("CPU per call", |results| compare(results, kinds, rounds));
     for &kind in kinds {
-        let subject = Subject::start(kind)?;
-        for outcome in search(&subject, "call", 800, if quick { 1 } else { 5 })? {
-            results.calls_search.push(Round { kind, outcome });
-        }
+        let name = format!("highest rate of calls, {}", kind.name());
+        results.part(&name, |results| {
+            let subject = Subject::start(kind)?;
+            search(&subject, "call", 800, steps, |outcome| {
+                results.calls_search.push(Round { kind, outcome });
+            })
+        });
     }
-    let subject = Subject::start(Kind::Edge)?;
-    results.transfers_search = search(&subject, "transfer", 300, if quick { 1 } else { 5 })?;
-    drop(subject);
-    results.memory = memory(quick, ports)?;
-    results.voice = voice(quick)?;
+    results.part("highest rate of transfers", |results| {
+        let subject = Subject::start(Kind::Edge)?;
+        search(&subject, "transfer", 300, steps, |outcome| {
+            results.transfers_search.push(outcome);
+        })
+    });
+    results.part("overload", |results| {
+        results.overload = overload(quick)?;
+        Ok(())
+    });
+    results.part("memory", |results| {
+        results.memory = memory(quick, ports)?;
+        Ok(())
+    });
+    results.part("voice", |results| {
+        results.voice = voice(quick)?;
+        Ok(())
+    });
     results.load_average[1] = first_line("/proc/loadavg");
     results.seconds = begun.elapsed().as_secs_f64();
-    Ok(results)
+    results
+}
+
+/// What becomes of more calls than the edge may or can take.
+pub fn overload(quick: bool) -> Result<Vec<Overload>> {
+    raise_files();
+    overload::measure(if quick { 2 } else { 4 })
 }
 
 /// One call's media with and without the overload.
 pub fn voice(quick: bool) -> Result<Vec<Voice>> {
     raise_files();
-    let (rounds, seconds) = if quick { (1, 2) } else { (5, 6) };
+    let (rounds, seconds) = if quick { (1, 2) } else { (3, 6) };
     voice::measure(rounds, seconds)
 }
 
@@ -149,21 +187,22 @@ fn compare(results: &mut Results, kinds: &[Kind], rounds: usize) -> Result<()> {
     Ok(())
 }
 
-/// Looks for the highest rate that is sustained: up by half until it is not, then in between; `steps` at most.
+/// Looks for the highest rate that is sustained: up by half until it is not, then in between; `steps` at most. Each is given to
+/// `keep`.
 fn search(
     subject: &Subject,
     scenario: &'static str,
     first: u32,
     steps: usize,
-) -> Result<Vec<Outcome>> {
-    let mut outcomes = Vec::new();
+    mut keep: impl FnMut(Outcome),
+) -> Result<()> {
     let (mut good, mut bad) = (0, None);
     let mut rate = first;
     for _ in 0..steps {
         let outcome = play(subject, Load::of(scenario, rate, 4), || {})?;
         tell(subject.kind, &outcome);
         let sustained = outcome.sustained();
-        outcomes.push(outcome);
+        keep(outcome);
         if sustained {
             good = rate;
         } else {
@@ -176,7 +215,7 @@ fn search(
             Some(bad) => u32::midpoint(good, bad),
         };
     }
-    Ok(outcomes)
+    Ok(())
 }
 
 /// Memory while calls are up, and after.

@@ -73,7 +73,7 @@ fn round(seconds: u32) -> Result<Voice> {
     let trunks = TRUNKS
         .replace("CARRIER", &carrier)
         .replace("PLATFORM", &platform);
-    let subject = Subject::start_with(Kind::Edge, &trunks)?;
+    let subject = Subject::start_with(Kind::Edge, |text| text + &trunks)?;
     let [carrier, platform]: [IpAddr; 2] = [carrier.parse()?, platform.parse()?];
     let parties = [Party::bind(carrier, 1)?, Party::bind(platform, 2)?];
     let edge: SocketAddr = format!("{}:5060", Kind::Edge.address(1)).parse()?;

@@ -33,6 +33,7 @@ fn the_sections() {
     assert_eq!(settings.drain_timeout, Some(minute));
     assert_eq!(settings.fast_path, FastPath::Off);
     assert_eq!(settings.sip_batch, Duration::from_micros(500));
+    assert_eq!(settings.sip_overload, Duration::from_secs(1));
     assert_eq!(settings.media.batch, Duration::from_micros(100));
     assert_eq!(settings.media.busy_poll, Duration::from_micros(20));
     assert_eq!(settings.access.interfaces, ["eth0"]);
@@ -158,6 +159,7 @@ fn the_defaults() {
     assert_eq!(settings.drain_timeout, Some(five_minutes));
     assert_eq!(settings.fast_path, FastPath::Auto);
     assert_eq!(settings.sip_batch, Duration::from_millis(2));
+    assert_eq!(settings.sip_overload, Duration::from_millis(250));
     assert_eq!(settings.media.batch, Duration::from_micros(400));
     assert_eq!(settings.media.busy_poll, Duration::ZERO);
     assert_eq!(settings.access.mode, AccessMode::Auto);

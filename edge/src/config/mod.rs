@@ -40,6 +40,8 @@ pub struct Settings {
     pub drain_timeout: Option<std::time::Duration>,
     /// `sip.batch_us`; zero: inputs never wait.
     pub sip_batch: Duration,
+    /// `sip.overload_ms`; zero: waiting messages refuse no new calls.
+    pub sip_overload: Duration,
     /// Certificates are loaded and checked.
     pub tls: Arc<TlsSettings>,
     pub fast_path: FastPath,

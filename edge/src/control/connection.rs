@@ -345,6 +345,12 @@ impl Connection {
         }
     }
 
+    /// Whether bytes of the peer wait in the socket.
+    pub(super) fn has_more(&self) -> bool {
+        let waiting = self.socket.get().map(rustix::io::ioctl_fionread);
+        matches!(waiting, Some(Ok(1..)))
+    }
+
     /// Everything is written: says so to the peer.
     pub(super) fn finish_writing(&self) {
         if let Some(stream) = self.stream.get() {

@@ -2,6 +2,7 @@
 
 use super::connection::{Connection, Expiry, QueueFull, State};
 use super::listener::ActiveListener;
+use super::load::Load;
 use super::outlets::Outlets;
 use super::pace::Pace;
 use super::resolver::Resolver;
@@ -82,6 +83,7 @@ pub(super) struct Driver<P> {
     pub(super) deadline: Option<Instant>,
     pub(super) draining: bool,
     pub(super) pace: Pace,
+    pub(super) load: Load,
     /// Woken when something was handled while inputs gather.
     pub(super) turn: Rc<Notify>,
     /// Woken when `deadline` changes.
@@ -96,6 +98,7 @@ impl<P: Protocol> Driver<P> {
     pub(super) fn new(parts: Parts, protocol: P) -> Self {
         Driver {
             pace: Pace::new(parts.batch),
+            load: Load::new(parts.limits.overload, parts.limits.sweep),
             turn: Rc::new(Notify::new()),
             parts,
             protocol,
@@ -123,6 +126,9 @@ impl<P: Protocol> Driver<P> {
         while !self.inputs.is_empty() {
             let now = self.now();
             self.pace.note(now, self.inputs.len());
+            if let Some(behind) = self.load.news(now) {
+                self.inputs.push_front(Input::Overloaded(behind));
+            }
             let mut outputs = std::mem::take(&mut self.outputs);
             while let Some(input) = self.inputs.pop_front() {
                 self.protocol.handle(now, input);

@@ -3,6 +3,7 @@
 use super::connection::{Connection, State};
 use super::driver::{Driver, Effect, Protocol};
 use super::listener::{ActiveListener, ListenerSetup};
+use super::load::Standing;
 use super::resolver::{Resolver, ResolverSettings};
 use super::tasks;
 use super::tls::{TlsSession, TlsSettings};
@@ -167,6 +168,13 @@ impl<P: Protocol> Control<P> {
         });
     }
 
+    /// Something was taken from a socket, which had `more`.
+    pub(super) fn taken(&self, standing: &mut Standing, more: bool) {
+        let mut driver = self.0.borrow_mut();
+        let now = driver.now();
+        driver.load.stood(now, standing.taken(now, more));
+    }
+
     /// Bytes came from the socket.
     pub(super) fn received(&self, connection: &Rc<Connection>, bytes: Bytes) {
         if !connection.is_live() {
@@ -219,10 +227,11 @@ impl<P: Protocol> Control<P> {
         }
     }
 
-    /// Enforces the time limits of all connections.
-    pub(super) fn sweep(&self) {
+    /// Enforces the time limits of all connections, so `late` after that was due.
+    pub(super) fn sweep(&self, late: Duration) {
         self.step(|driver| {
             let now = driver.now();
+            driver.load.swept(now, late);
             let limits = driver.parts.limits;
             let expired: Vec<_> = driver
                 .connections

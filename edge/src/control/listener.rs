@@ -5,6 +5,7 @@
 use super::connection::tune;
 use super::driver::Protocol;
 use super::handle::Control;
+use super::load::Standing;
 use bytes::Bytes;
 use edge_proto::b2bua::Input;
 use edge_proto::config::{Listener, Transport};
@@ -265,6 +266,7 @@ async fn receive_datagrams<P: Protocol>(
     stop: Rc<Notify>,
 ) {
     let mut buffer = vec![0; usize::from(u16::MAX)];
+    let mut standing = Standing::default();
     loop {
         let received = tokio::select! {
             biased;
@@ -276,6 +278,9 @@ async fn receive_datagrams<P: Protocol>(
                 let Some(bytes) = buffer.get(..length) else {
                     continue;
                 };
+                // The length of the next one.
+                let more = rustix::io::ioctl_fionread(&*socket).is_ok_and(|length| length > 0);
+                control.taken(&mut standing, more);
                 control.input(Input::Datagram {
                     listener: id.get(),
                     source,

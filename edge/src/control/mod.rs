@@ -4,6 +4,7 @@
 //! - [`driver`] owns the protocol; tasks reach it through [`handle`]. Whatever happens becomes one `Input`; the outputs are carried out at once; then the next.
 //! - [`listener`] accepts; [`tasks`] holds one reader, one writer and (for outbound connections) one connector per
 //!   [`connection`]. A read in flight is never dropped, since that would lose data: it is ended with a shutdown.
+//! - [`load`] says whether the thread is too far behind to take new calls.
 //! - [`pace`] says how long inputs may gather before the next turn.
 //! - [`inbox`] takes what other threads send; [`outlets`] sends to them, never blocking.
 //! - [`tls`] and [`resolver`] do what their names say.
@@ -13,6 +14,7 @@ mod driver;
 mod handle;
 mod inbox;
 pub mod listener;
+mod load;
 mod outlets;
 mod pace;
 pub mod resolver;
@@ -62,6 +64,8 @@ pub struct ControlLimits {
     pub write_queue_bytes: usize,
     /// How often the times above are checked.
     pub sweep: Duration,
+    /// `sip.overload_ms`: what peers send waits for so long when new calls are refused; zero: they are not.
+    pub overload: Duration,
 }
 
 impl Default for ControlLimits {
@@ -75,6 +79,7 @@ impl Default for ControlLimits {
             linger: Duration::from_secs(2),
             write_queue_bytes: 1024 * 1024,
             sweep: Duration::from_millis(250),
+            overload: Duration::ZERO,
         }
     }
 }

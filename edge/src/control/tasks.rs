@@ -5,6 +5,7 @@ use super::connection::{Connection, State, tune};
 use super::driver::Protocol;
 use super::handle::Control;
 use super::inbox::Inbox;
+use super::load::Standing;
 use super::tls::TlsSession;
 use bytes::{Buf as _, Bytes, BytesMut};
 use edge_proto::b2bua::{CloseReason, Input};
@@ -39,10 +40,11 @@ async fn read<P: Protocol>(
     connection: Rc<Connection>,
     stream: Rc<tokio_uring::net::TcpStream>,
 ) {
-    let mut size = READ_MIN;
+    let (mut size, mut standing) = (READ_MIN, Standing::default());
     let mut buffer = BytesMut::with_capacity(size);
     loop {
         // Never under select! or a timeout: a read in flight that is dropped loses what it has read.
+        let room = buffer.capacity();
         let (result, filled) = stream.read(buffer).await;
         buffer = filled;
         match result {
@@ -53,6 +55,8 @@ async fn read<P: Protocol>(
                     _ if length < size / 4 => (size / 2).max(READ_MIN),
                     _ => size,
                 };
+                // As a rule everything fits, and nobody has to be asked.
+                control.taken(&mut standing, length >= room && connection.has_more());
                 // Zero copy: the framer slices what it is handed, the rest of the buffer takes the next read.
                 control.received(&connection, buffer.split().freeze());
                 if buffer.capacity() < size {
@@ -221,8 +225,8 @@ pub(super) async fn sweep<P: Protocol>(
     let mut ticks = tokio::time::interval(period);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
-        ticks.tick().await;
-        control.sweep();
+        let due = ticks.tick().await;
+        control.sweep(due.elapsed());
         status.beats.fetch_add(1, Ordering::Relaxed);
     }
 }

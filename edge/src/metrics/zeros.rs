@@ -53,7 +53,7 @@ impl Metrics {
 
     /// What a core may come to count by events; the rest is read from its counters at each scrape.
     pub(super) fn begin_core(&self, core: CoreId) {
-        for ring in ["calls", "transactions"] {
+        for ring in ["calls", "transactions", "signalling"] {
             self.ring_overflow(core, ring);
         }
     }

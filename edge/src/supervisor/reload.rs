@@ -90,6 +90,7 @@ fn needs_restart(old: &Settings, new: &Settings) -> Vec<String> {
     [
         ("edge.cores", old.cores != new.cores),
         ("sip.batch_us", old.sip_batch != new.sip_batch),
+        ("sip.overload_ms", old.sip_overload != new.sip_overload),
         ("[media]", media(old) != media(new)),
         ("media.fast_path", old.fast_path != new.fast_path),
         ("media.steering", old.media.steering != new.media.steering),

@@ -204,7 +204,10 @@ impl Running {
             clock,
             config: self.settings.protocol.clone(),
             tls: self.settings.tls.clone(),
-            limits: ControlLimits::default(),
+            limits: ControlLimits {
+                overload: self.settings.sip_overload,
+                ..ControlLimits::default()
+            },
             batch: self.settings.sip_batch,
             listeners,
             resolver: resolver_settings(&self.settings),

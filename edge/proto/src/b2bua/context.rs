@@ -125,6 +125,8 @@ pub(crate) struct Context {
     pub cores: u8,
     pub now: Instant,
     pub draining: bool,
+    /// See [`super::Input::Overloaded`].
+    pub overloaded: bool,
     pub owner_key: [u8; 32],
     pub transactions: TransactionLayer,
     pub digest: DigestServer,
@@ -183,6 +185,7 @@ impl Context {
             rng: ChaCha20Rng::from_seed(seed),
             owner_key: keys.owner,
             draining: false,
+            overloaded: false,
             config,
             core,
             cores,

@@ -57,6 +57,9 @@ pub enum Input {
     Timeout,
     /// A new configuration is in force.
     Reload(Arc<Config>),
+    /// Whether what peers send waits too long on this core: while it does, new calls are refused (503 + Retry-After), and what
+    /// belongs to a call goes on.
+    Overloaded(bool),
     /// Refuse new calls (503 + Retry-After), finish the old.
     Drain,
     /// The process is about to end: refuse new calls, and end the old with the cause `edge_restart`, telling their peers.

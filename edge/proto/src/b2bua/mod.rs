@@ -106,6 +106,7 @@ impl B2bua {
             Input::HandoffRejected { core, message } => self.on_handoff_rejected(core, message),
             Input::Timeout => {}
             Input::Reload(config) => self.on_reload(config),
+            Input::Overloaded(overloaded) => self.cx.overloaded = overloaded,
             Input::Drain => self.cx.draining = true,
             Input::End => self.on_end(),
         }

@@ -26,10 +26,11 @@ impl B2bua {
         request: &Message,
     ) -> Admission {
         let full = self.calls.len() >= self.cx.config.sip.limits.calls;
-        if self.cx.draining || full {
-            if full {
-                self.cx
-                    .event(None, None, EventKind::Overflow { queue: "calls" });
+        if self.cx.draining || self.cx.overloaded || full {
+            // The first that there is.
+            let queue = [(full, "calls"), (self.cx.overloaded, "signalling")];
+            if let Some((_, queue)) = queue.into_iter().find(|(is_full, _)| *is_full) {
+                self.cx.event(None, None, EventKind::Overflow { queue });
             }
             self.cx.reply_retry_after(key, request, 503);
             return Admission::Answered;

@@ -20,7 +20,7 @@ use std::sync::Arc;
 pub const FORMAT: u8 = 1;
 
 /// Words that events take from a fixed set, besides [`DIGEST_OUTCOMES`]. Any other becomes `other`.
-const WORDS: [&str; 40] = [
+const WORDS: [&str; 41] = [
     "other",
     // `result` of a transfer.
     "completed",
@@ -67,6 +67,8 @@ const WORDS: [&str; 40] = [
     "AEAD_AES_256_GCM",
     "consult",
     "replaced",
+    // Another queue; last, since what an older version wrote counts from the first.
+    "signalling",
 ];
 
 /// The word itself, for as long as the program lives. `None`: no event has it.

@@ -405,6 +405,34 @@ fn draining_refuses_new_calls_and_finishes_the_old() {
 }
 
 #[test]
+fn an_edge_that_is_behind_refuses_new_calls_and_goes_on_with_the_old() {
+    flow(config, |w| {
+        let (mut caller, mut agent) = answered(w);
+        let pending = calling(w);
+        w.input_all(Input::Overloaded(true));
+        let mut second = Ua::caller(w, w.site.carrier, NUMBER, CALLER_RTP);
+        second.invites(w);
+        let refusal = second.gets(w, "503 INVITE");
+        assert_eq!(refusal.header(HeaderName::RetryAfter), Some("5"));
+        second.acks(w, &refusal);
+        w.assert_told(&["overflow: the signalling queue was full"]);
+        // What had begun is finished, transfers included.
+        let (mut other, invite) = invited(w, w.site.ai, AGENT_RTP);
+        let (mut pending, mut other) = answering(w, pending, agent_of(&mut other), &invite);
+        hang_up(w, &mut pending, &mut [&mut other]);
+        referred(w, &mut agent, TARGET, &[]);
+        let (mut human, invite) = invited(w, w.site.human, HUMAN_RTP);
+        let last = bridging(w, &mut agent, &mut human, &invite);
+        agent.answers(w, &last, 200);
+        gets_bye(w, &mut agent);
+        hang_up(w, &mut caller, &mut [&mut human]);
+        w.input_all(Input::Overloaded(false));
+        let (mut caller, mut agent) = answered(w);
+        hang_up(w, &mut caller, &mut [&mut agent]);
+    });
+}
+
+#[test]
 fn a_reload_that_takes_the_caller_off_the_list() {
     flow(config, |w| {
         let (mut caller, mut agent) = answered(w);

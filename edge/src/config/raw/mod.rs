@@ -44,6 +44,7 @@ pub(super) struct RawSip {
     pub t2_ms: Option<At<u64>>,
     pub t4_ms: Option<At<u64>>,
     pub batch_us: Option<At<u64>>,
+    pub overload_ms: Option<At<u64>>,
 }
 
 /// `[[listen]]`.
@@ -111,6 +112,8 @@ const MAX_SECONDS: u64 = 86_400;
 const MAX_BATCH_US: u64 = 2_000;
 /// Far below T1, after which a peer sends again over UDP.
 const MAX_SIP_BATCH_US: u64 = 20_000;
+/// Timer B at its default: after that a caller has given up anyway.
+const MAX_OVERLOAD_MS: u64 = 32_000;
 
 /// Longer than between two packets of any stream, so beyond it a thread would never sleep anyway.
 const MAX_BUSY_POLL_US: u64 = 20_000;
@@ -194,6 +197,7 @@ fn sip(sink: &mut Sink<'_>, mut section: Section<'_>) -> RawSip {
         t2_ms: section.integer(sink, "t2_ms", 1..=MAX_TIMER_MS),
         t4_ms: section.integer(sink, "t4_ms", 1..=MAX_TIMER_MS),
         batch_us: section.integer(sink, "batch_us", 0..=MAX_SIP_BATCH_US),
+        overload_ms: section.integer(sink, "overload_ms", 0..=MAX_OVERLOAD_MS),
     };
     section.finish(sink);
     raw

@@ -77,6 +77,10 @@ pub(super) fn settings(
         protocol: Arc::new(protocol),
         cores,
         sip_batch: Duration::from_micros(value_or(&raw.sip.batch_us, DEFAULT_SIP_BATCH_US)),
+        sip_overload: Duration::from_millis(value_or(
+            &raw.sip.overload_ms,
+            DEFAULT_SIP_OVERLOAD_MS,
+        )),
         drain_timeout: match value_or(&raw.edge.drain_timeout_s, DEFAULT_DRAIN_S) {
             0 => None,
             seconds => Some(std::time::Duration::from_secs(seconds)),
@@ -147,6 +151,8 @@ fn cores(sink: &mut Sink<'_>, raw: &RawEdge) -> Cores {
 
 /// Too short to be noticed in a call's setup, long enough for a busy core to find several messages at a time.
 const DEFAULT_SIP_BATCH_US: u64 = 2_000;
+/// Half of T1, after which a peer sends again over UDP, to a core that has too much to do already.
+const DEFAULT_SIP_OVERLOAD_MS: u64 = 250;
 
 fn sip(sink: &mut Sink<'_>, raw: &RawSip) -> SipConfig {
     let default = SipConfig::default();

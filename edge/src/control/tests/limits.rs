@@ -108,3 +108,52 @@ fn a_silent_connection_is_closed() {
     client.read_to_end(&mut got).unwrap();
     assert_eq!(got, b"");
 }
+
+/// One that needs a while for each input, and says that it is behind at the first opportunity.
+fn slow(transport: Transport) -> Edge {
+    let mut options = quick(|limits| limits.overload = Duration::from_millis(5));
+    options.transports = vec![transport];
+    options.reaction = Box::new(|input| {
+        if matches!(input, Input::Received { .. } | Input::Datagram { .. }) {
+            std::thread::sleep(std::time::Duration::from_millis(2));
+        }
+        Vec::new()
+    });
+    Edge::start(options)
+}
+
+/// What the protocol is told next about the load; `meanwhile` is done until then.
+fn overloaded(edge: &Edge, mut meanwhile: impl FnMut()) -> bool {
+    let start = std::time::Instant::now();
+    loop {
+        assert!(start.elapsed() < DEADLINE, "nothing is told");
+        meanwhile();
+        std::thread::yield_now();
+        while let Ok(input) = edge.seen.try_recv() {
+            if let Input::Overloaded(overloaded) = input {
+                return overloaded;
+            }
+        }
+    }
+}
+
+#[test]
+fn one_that_is_behind_what_a_connection_brings_says_so_until_it_has_caught_up() {
+    use std::io::Write;
+    let edge = slow(Transport::Tcp);
+    let (mut client, _) = edge.accepted();
+    client.set_nonblocking(true).unwrap();
+    let chunk = pattern(64 * 1024);
+    // As fast as the socket takes it.
+    assert!(overloaded(&edge, || drop(client.write(&chunk))));
+    assert!(!overloaded(&edge, || drop(edge.handoffs.try_send(poke()))));
+}
+
+#[test]
+fn one_that_is_behind_what_comes_by_udp_says_so_until_it_has_caught_up() {
+    let edge = slow(Transport::Udp);
+    let client = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    client.connect(edge.address()).unwrap();
+    assert!(overloaded(&edge, || drop(client.send(b"more"))));
+    assert!(!overloaded(&edge, || drop(edge.handoffs.try_send(poke()))));
+}

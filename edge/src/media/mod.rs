@@ -23,6 +23,7 @@ mod headers;
 mod hub;
 pub mod ipsec;
 mod latency;
+pub mod link;
 pub mod occupied;
 mod pace;
 pub mod priority;

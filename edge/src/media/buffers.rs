@@ -4,6 +4,7 @@ use io_uring::types::BufRingEntry;
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::ops::Range;
 use std::ptr::NonNull;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
 
 const PAGE: usize = 4096;
@@ -22,13 +23,45 @@ pub struct Buffer {
     id: u16,
 }
 
+/// Zeroed whole pages, freed with their last owner. What is in them is the [`BufferPool`]'s business: others know them by their place
+/// alone.
+#[derive(Debug)]
+pub struct Memory {
+    start: NonNull<u8>,
+    layout: Layout,
+}
+
+// SAFETY: no reference to the octets is made without the pool that owns them; the pages belong to no thread.
+unsafe impl Send for Memory {}
+// SAFETY: as above; a shared `Memory` tells its place only.
+unsafe impl Sync for Memory {}
+
+impl Memory {
+    fn new(octets: usize) -> Memory {
+        let (start, layout) = allocate(octets);
+        Memory { start, layout }
+    }
+
+    /// Where it is, and how many octets it has, both multiples of a page, for its registration with the kernel.
+    pub fn place(&self) -> (u64, u64) {
+        let start = self.start.as_ptr().expose_provenance();
+        (start as u64, self.layout.size() as u64)
+    }
+}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        // SAFETY: it was allocated with this layout, and there is no other owner.
+        unsafe { dealloc(self.start.as_ptr(), self.layout) };
+    }
+}
+
 /// Equal buffers, and the ring through which the kernel gets them.
 ///
 /// Buffers belong to the kernel while they are in the ring, from `recycle` (or the start) until a completion names them.
 #[derive(Debug)]
 pub struct BufferPool {
-    memory: NonNull<u8>,
-    memory_layout: Layout,
+    memory: Arc<Memory>,
     ring: NonNull<BufRingEntry>,
     ring_layout: Layout,
     size: usize,
@@ -54,12 +87,11 @@ impl BufferPool {
         } else {
             size
         };
-        let (memory, memory_layout) = allocate(usize::from(count) * stride);
+        let memory = Arc::new(Memory::new(usize::from(count) * stride));
         let (ring, ring_layout) =
             allocate(usize::from(count) * std::mem::size_of::<BufRingEntry>());
         let mut pool = BufferPool {
             memory,
-            memory_layout,
             ring: ring.cast(),
             ring_layout,
             size,
@@ -77,6 +109,21 @@ impl BufferPool {
     /// Address and number of entries of the ring, for its registration.
     pub fn ring(&self) -> (u64, u16) {
         (self.ring.as_ptr().expose_provenance() as u64, self.count)
+    }
+
+    /// How many buffers there are.
+    pub fn count(&self) -> u16 {
+        self.count
+    }
+
+    /// What the buffers are in.
+    pub fn memory(&self) -> &Arc<Memory> {
+        &self.memory
+    }
+
+    /// Where the octet `at` of a buffer is in [`BufferPool::memory`].
+    pub fn place(&self, buffer: &Buffer, at: usize) -> usize {
+        usize::from(buffer.id) * self.stride + at
     }
 
     /// Octets of one buffer.
@@ -101,7 +148,7 @@ impl BufferPool {
         // SAFETY: buffer and range are within the memory, as checked; the memory was zeroed, so all of it is initialised.
         // `buffer` proves that the kernel does not have it, and the borrow of `self` that nobody else has a slice of it.
         Some(unsafe {
-            std::slice::from_raw_parts_mut(self.memory.as_ptr().add(offset), range.len())
+            std::slice::from_raw_parts_mut(self.memory.start.as_ptr().add(offset), range.len())
         })
     }
 
@@ -114,7 +161,7 @@ impl BufferPool {
         // The fields are written one by one because the ring's tail lies in the first entry's last field.
         unsafe {
             let entry = &mut *self.ring.as_ptr().add(index);
-            entry.set_addr(self.memory.as_ptr().add(offset).expose_provenance() as u64);
+            entry.set_addr(self.memory.start.as_ptr().add(offset).expose_provenance() as u64);
             entry.set_len(self.size as u32);
             entry.set_bid(buffer.id);
         }
@@ -134,11 +181,8 @@ impl BufferPool {
 
 impl Drop for BufferPool {
     fn drop(&mut self) {
-        // SAFETY: both were allocated with these layouts. The owner drops the ring's registration first.
-        unsafe {
-            dealloc(self.memory.as_ptr(), self.memory_layout);
-            dealloc(self.ring.as_ptr().cast(), self.ring_layout);
-        }
+        // SAFETY: it was allocated with this layout. The owner drops the ring's registration first.
+        unsafe { dealloc(self.ring.as_ptr().cast(), self.ring_layout) };
     }
 }
 
@@ -209,6 +253,9 @@ mod tests {
             )
         };
         assert_eq!((entry.bid(), entry.len(), tail), (1, 256, 3));
-        assert_eq!(entry.addr(), pool.memory.as_ptr().addr() as u64 + 256 + 64);
+        assert_eq!(
+            entry.addr(),
+            pool.memory.start.as_ptr().addr() as u64 + 256 + 64
+        );
     }
 }

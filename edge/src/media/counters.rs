@@ -45,6 +45,8 @@ pub struct MediaCounters {
     /// Turns of the loop: an idle thread makes one whenever its waker is called, so one that makes none is stuck.
     pub turns: Counter,
     pub io_uring: LaneCounters,
+    /// Of those sent, the ones that left past the kernel's IP.
+    pub sent_by_link: Counter,
     /// Receive timestamp to send, on a sample of the packets.
     pub relay_latency: LatencyCounters,
     dropped: [Counter; DropReason::ALL.len()],

@@ -10,6 +10,14 @@ const IPV6: usize = 40;
 /// Octets that every path takes whole (RFC 791 §3.2, RFC 8200 §5): what the kernel does not fragment stays below.
 const SMALLEST_MTU: [usize; 2] = [576, 1280];
 
+/// Octets of a packet to `host` that every path takes whole.
+pub fn smallest_mtu(host: IpAddr) -> u32 {
+    match host {
+        IpAddr::V4(_) => SMALLEST_MTU[0] as u32,
+        IpAddr::V6(_) => SMALLEST_MTU[1] as u32,
+    }
+}
+
 /// Hops that a packet may take (RFC 1700), as the kernel's own sockets give it by default.
 const HOPS: u8 = 64;
 
@@ -42,6 +50,42 @@ pub fn write(packet: &mut [u8], source: SocketAddr, destination: SocketAddr) -> 
         }
         _ => false,
     }
+}
+
+/// Octets of an Ethernet header (IEEE 802.3).
+pub const ETHERNET: usize = 14;
+
+/// Makes an Ethernet frame of what [`write`] has made a packet, whose place begins after the first [`ETHERNET`] octets of `frame`: writes
+/// `header` before it, and in it what the kernel would have filled in. False where there is no packet.
+#[must_use]
+pub fn write_ethernet(frame: &mut [u8], header: &[u8; ETHERNET]) -> bool {
+    let Some((place, packet)) = frame.split_first_chunk_mut::<ETHERNET>() else {
+        return false;
+    };
+    *place = *header;
+    match packet.first() {
+        Some(0x45) => complete_ipv4(packet),
+        Some(0x60) => true,
+        _ => false,
+    }
+}
+
+/// Length and checksum of an IPv4 header without options that has neither (RFC 791 §3.1).
+fn complete_ipv4(packet: &mut [u8]) -> bool {
+    let Ok(length) = u16::try_from(packet.len()) else {
+        return false;
+    };
+    let Some(header) = packet.first_chunk_mut::<IPV4>() else {
+        return false;
+    };
+    let [_, _, l0, l1, ..] = header;
+    [*l0, *l1] = length.to_be_bytes();
+    let [.., c0, c1, _, _, _, _, _, _, _, _] = header;
+    [*c0, *c1] = [0, 0];
+    let checksum = folded(sum(header));
+    let [.., c0, c1, _, _, _, _, _, _, _, _] = header;
+    [*c0, *c1] = checksum.to_be_bytes();
+    true
 }
 
 /// RFC 791 §3.1. Length, identification and checksum are the kernel's to fill in (raw(7)).
@@ -122,7 +166,11 @@ pub fn checksum(datagram: &[u8], source: IpAddr, destination: IpAddr) -> u16 {
     let pseudo = u64::from(PROTOCOL) + datagram.len() as u64;
     // Sums of words in the machine's order give the checksum in that order (RFC 1071 §2 B), so the rest has to be in it, too.
     let pseudo = u64::from((pseudo as u16).to_be()) + u64::from(((pseudo >> 16) as u16).to_be());
-    let mut total = addresses(source) + addresses(destination) + pseudo + sum(datagram);
+    folded(addresses(source) + addresses(destination) + pseudo + sum(datagram))
+}
+
+/// The Internet checksum (RFC 1071) of words in the machine's order that add up to `total`.
+fn folded(mut total: u64) -> u16 {
     while total > u64::from(u16::MAX) {
         total = (total & u64::from(u16::MAX)) + (total >> 16);
     }
@@ -219,6 +267,22 @@ mod tests {
             prop_assert_ne!(&datagram[6..8], [0, 0]);
             prop_assert_eq!(reference(&pseudo(source, destination, datagram)), 0);
             prop_assert_eq!(checksum(datagram, source.ip(), destination.ip()), 0);
+            let (packet, header) = (packet.clone(), [7; ETHERNET]);
+            // What is sent a second time has the checksum of the first.
+            let mut frame = [&[0; ETHERNET][..], &packet].concat();
+            for _ in 0..2 {
+                prop_assert!(write_ethernet(&mut frame, &header));
+                prop_assert_eq!(&frame[..ETHERNET], &header[..]);
+                let rest = &frame[ETHERNET..];
+                if ipv6 {
+                    prop_assert_eq!(rest, &packet[..]);
+                } else {
+                    prop_assert_eq!(&rest[2..4], (rest.len() as u16).to_be_bytes());
+                    prop_assert_eq!(reference(&rest[..20]), 0);
+                    let same = [&packet[..2], &rest[2..4], &packet[4..10], &rest[10..12], &packet[12..]];
+                    prop_assert_eq!(rest, same.concat());
+                }
+            }
         }
     }
 
@@ -232,5 +296,13 @@ mod tests {
         assert!(!write(&mut [0; 47], c, c));
         assert!(write(&mut [0; 48], c, c));
         assert!(!write(&mut vec![0; 1 << 17], c, c));
+        for frame in [
+            &mut [0x45; 13][..],
+            &mut [0x45; 14],
+            &mut [0x45; 33],
+            &mut [0; 60],
+        ] {
+            assert!(!write_ethernet(frame, &[0; ETHERNET]));
+        }
     }
 }

@@ -6,6 +6,7 @@
 //!   receive is armed on a socket, and when it may be connected) this is the home of `unsafe` in this crate.
 //! - [`hub`] holds the sockets that flows share, [`steering`] is the BPF program that gives them their packets, and [`headers`]
 //!   writes what precedes the payload of what leaves by them. Where the kernel does not permit them, each flow has sockets of its own alone.
+//! - [`link`] sends past the kernel's IP where nothing in it has a say in what media sends.
 //! - [`claim`] keeps edges of one host apart whose ports have no sockets of their own; [`files`] lends the ring's file table to those that have.
 //! - [`pace`] decides when packets may gather, [`latency`] measures on a sample how long they stay.
 //! - [`priority`] puts the thread before the others of its core.
@@ -118,6 +119,8 @@ pub struct Setup {
     pub guard: MediaGuard,
     /// The sockets that flows share; `None`: each has its own alone.
     pub hub: Option<Hub>,
+    /// The ways past the kernel's IP, for those whose packets the hub's sockets send; `None`: there is none.
+    pub ways: Option<link::table::WayTable>,
     /// Set it, then wake the commands' waker: [`Worker::run`] closes every socket and returns.
     pub stop: Arc<AtomicBool>,
 }

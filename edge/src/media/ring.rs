@@ -1,8 +1,10 @@
 //! The io_uring of one media thread, behind an interface that is safe to use: whatever the kernel is told to read or write
 //! belongs to [`Ring`] for as long as the kernel may use it.
 
-use super::buffers::{Buffer, BufferPool};
+use super::buffers::{Buffer, BufferPool, Memory};
 use super::error::MediaError;
+use super::link::LINKS;
+use super::link::sender::LinkSender;
 use super::received::{ReceivedFrom, ReceivedShared, ReceivedStamped, SharedShape};
 use super::token::{Kind, Token};
 use io_uring::types::{CancelBuilder, Fd, Fixed, SubmitArgs, Timespec};
@@ -14,6 +16,7 @@ use std::marker::PhantomData;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::ops::Range;
 use std::os::fd::{AsRawFd, BorrowedFd};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// The one group of provided buffers.
@@ -53,6 +56,14 @@ pub struct Completion {
     pub more: bool,
 }
 
+/// A sender past the kernel's IP that has come to its end.
+#[derive(Debug)]
+pub struct FailedLink {
+    pub link: u8,
+    pub sender: Box<LinkSender>,
+    pub error: io::Error,
+}
+
 /// The ring, its buffers and its fixed files. Bound to the thread that made it (SINGLE_ISSUER).
 pub struct Ring {
     // Dropped first. What is in flight then is cancelled, not completed: with DEFER_TASKRUN receives and reads run only
@@ -74,6 +85,13 @@ pub struct Ring {
     destinations_used: usize,
     /// Buffers of the sends that wait for submission.
     sending: Vec<Buffer>,
+    /// Senders past the kernel's IP. What is given to one leaves with the next submission.
+    links: [Option<Box<LinkSender>>; LINKS],
+    /// One of them holds frames.
+    links_hold: bool,
+    /// Frames that they were given and that did not leave.
+    link_losses: u64,
+    failed_link: Option<FailedLink>,
     thread_bound: PhantomData<*const ()>,
 }
 
@@ -123,6 +141,10 @@ impl Ring {
             destinations: vec![nobody; entries].into(),
             destinations_used: 0,
             sending: Vec::with_capacity(entries),
+            links: [const { None }; LINKS],
+            links_hold: false,
+            link_losses: 0,
+            failed_link: None,
             thread_bound: PhantomData,
             uring,
         })
@@ -258,6 +280,87 @@ impl Ring {
         }
     }
 
+    /// What the buffers are in, and how many they are.
+    pub fn memory(&self) -> (Arc<Memory>, u16) {
+        (self.pool.memory().clone(), self.pool.count())
+    }
+
+    /// From now on `sender` sends what is given to `link`. Returns the one before.
+    pub fn open_link(&mut self, link: u8, sender: Box<LinkSender>) -> Option<Box<LinkSender>> {
+        let place = self.links.get_mut(usize::from(link));
+        let Some(place) = place else {
+            return Some(sender);
+        };
+        let mut before = place.replace(sender)?;
+        self.link_losses += before.waiting() as u64;
+        before.abandon(&mut self.pool);
+        Some(before)
+    }
+
+    /// Sends the octets `frame` of `buffer`, an Ethernet frame, by `link`, at the next submission. The buffer returns to the pool by
+    /// itself. An error hands the buffer back: there is no such link, or it takes less than comes.
+    pub fn send_by_link(
+        &mut self,
+        link: u8,
+        buffer: Buffer,
+        frame: Range<usize>,
+    ) -> Result<(), Buffer> {
+        let place = self.pool.place(&buffer, frame.start);
+        match self.links.get_mut(usize::from(link)) {
+            Some(Some(sender)) if frame.end <= self.pool.size() => {
+                sender.push(buffer, place, frame.len())?;
+                self.links_hold = true;
+                Ok(())
+            }
+            _ => Err(buffer),
+        }
+    }
+
+    /// Whether frames wait for an interface that takes none at present.
+    pub fn links_hold(&self) -> bool {
+        self.links_hold
+    }
+
+    /// Frames that were given to links and lost since the last call.
+    pub fn take_link_losses(&mut self) -> u64 {
+        std::mem::take(&mut self.link_losses)
+    }
+
+    /// A link that has failed since the last call. It is not a link any more.
+    pub fn take_failed_link(&mut self) -> Option<FailedLink> {
+        self.failed_link.take()
+    }
+
+    /// Lets what was given to links leave.
+    fn flush_links(&mut self) {
+        if !std::mem::take(&mut self.links_hold) {
+            return;
+        }
+        for (link, place) in (0..).zip(&mut self.links) {
+            let Some(sender) = place else { continue };
+            match sender.flush(&mut self.pool) {
+                Ok(refused) => {
+                    self.link_losses += u64::from(refused);
+                    self.links_hold |= sender.waiting() > 0;
+                }
+                Err(error) => {
+                    self.link_losses += sender.waiting() as u64;
+                    sender.abandon(&mut self.pool);
+                    // Of two that fail in one turn the other is told when it fails again: it takes nothing any more.
+                    if self.failed_link.is_none()
+                        && let Some(sender) = place.take()
+                    {
+                        self.failed_link = Some(FailedLink {
+                            link,
+                            sender,
+                            error,
+                        });
+                    }
+                }
+            }
+        }
+    }
+
     /// Gives a buffer back to the kernel, at the next submission.
     pub fn recycle(&mut self, buffer: Buffer) {
         self.pool.recycle(buffer);
@@ -299,6 +402,7 @@ impl Ring {
 
     /// Submits what waits, without waiting for completions. No system call where nothing waits.
     pub fn submit(&mut self) {
+        self.flush_links();
         self.pool.publish();
         if self.uring.submission().is_empty() {
             return;
@@ -317,6 +421,7 @@ impl Ring {
         if wait.timeout == Some(Duration::ZERO) {
             return self.look();
         }
+        self.flush_links();
         self.pool.publish();
         let timespec = wait.timeout.map(Timespec::from);
         let gather_us = match self.gathers {
@@ -349,6 +454,7 @@ impl Ring {
     /// Submits what waits, and lets the kernel post the completions that there are. A wait for no time would set a timer and sleep until
     /// that rings.
     fn look(&mut self) -> io::Result<()> {
+        self.flush_links();
         self.pool.publish();
         let submission = self.uring.submission();
         if submission.is_empty() && !submission.taskrun() && !submission.cq_overflow() {

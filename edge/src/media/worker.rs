@@ -7,6 +7,7 @@ use super::error::MediaError;
 use super::files::FilePairs;
 use super::hub::{self, Hub};
 use super::latency::LatencySampler;
+use super::link::table::WayTable;
 use super::pace::Pace;
 use super::ring::{Completion, Ring, RingOptions, Wait};
 use super::token::{Kind, Token};
@@ -33,6 +34,9 @@ const COMMANDS_PER_TURN: usize = 16;
 /// How soon to try again to hand over events that found the queue full.
 const EVENT_RETRY: Duration = Duration::from_millis(2);
 
+/// How soon to look again whether an interface takes the frames that it did not take.
+const LINK_RETRY: Duration = Duration::from_millis(1);
+
 /// Turns that a stopping thread waits for its sockets to be released.
 const STOP_TURNS: usize = 256;
 
@@ -41,6 +45,7 @@ pub struct Worker {
     ring: Ring,
     relay: Relay,
     hub: Option<Hub>,
+    ways: Option<WayTable>,
     /// When a receive of the hub has to be armed.
     hub_arms_at: Option<Instant>,
     /// The hub's queues hold more than there were buffers for.
@@ -93,7 +98,12 @@ impl Worker {
             hub.register(&mut ring, room.file_pairs * 2)
                 .map_err(MediaError::system("registering the shared sockets"))?;
         }
+        if let Some(ways) = &setup.ways {
+            let (memory, buffers) = ring.memory();
+            ways.introduce(memory, buffers);
+        }
         Ok(Worker {
+            ways: setup.ways,
             batch: Vec::with_capacity(ring.completion_capacity()),
             ring,
             hub_has_more: false,
@@ -150,6 +160,7 @@ impl Worker {
             .map_err(MediaError::system("waiting on io_uring"))?;
         self.commands.waker().cancel_sleep();
         let now = self.clock.now();
+        self.take_ways();
         if self.ring.overflowed() {
             self.counters.completion_overflows.add(1);
         }
@@ -203,6 +214,9 @@ impl Worker {
         }
         if self.wake_unarmed {
             return Some(Duration::ZERO);
+        }
+        if self.ring.links_hold() {
+            return Some(LINK_RETRY);
         }
         let visit = self.visits.front().map(|&(at, ..)| at);
         let next = [
@@ -385,6 +399,7 @@ impl Worker {
         component: Component,
         peer: Option<SocketAddr>,
     ) {
+        self.lead(allocation, component, peer);
         let peer = self.share(allocation, component, peer);
         let flow = self.flow_mut(allocation);
         let Some(flow) = flow.filter(|flow| !flow.received_by_hub) else {
@@ -435,6 +450,7 @@ fn processor_time() -> Duration {
 }
 
 mod flows;
+mod linked;
 mod overflows;
 mod packets;
 mod sharing;

@@ -58,6 +58,7 @@ pub struct Metrics {
     digest: IntCounterVec,
     rtp_packets: IntCounterVec,
     rtp_dropped: IntCounterVec,
+    rtp_link_packets: IntCounterVec,
     rtp_steered: IntGaugeVec,
     relay_latency: RelayLatency,
     access_dropped: IntCounterVec,
@@ -150,6 +151,11 @@ impl Metrics {
                 "rtp_dropped_total",
                 "Media packets that were not relayed, by reason.",
                 &["core", "reason"],
+            )?,
+            rtp_link_packets: family.counters(
+                "rtp_link_packets_total",
+                "Of the RTP packets sent, those that went to an interface past the kernel's IP.",
+                &["core"],
             )?,
             rtp_steered: family.gauges(
                 "rtp_steered_flows",

@@ -29,6 +29,12 @@ impl Metrics {
         );
     }
 
+    /// `packets`: how many the media thread of `core` has sent past the kernel's IP so far.
+    pub fn rtp_link_packets_total(&self, core: CoreId, packets: u64) {
+        let core = core.to_string();
+        self.advance("rtp_link", &self.rtp_link_packets, &[&core], packets);
+    }
+
     /// `packets`: how many the media thread of `core` has dropped for `reason` so far.
     pub fn rtp_dropped_total(&self, core: CoreId, reason: &'static str, packets: u64) {
         let core = core.to_string();

@@ -16,6 +16,8 @@ use crate::control::listener::{ListenerSetup, bind};
 use crate::control::resolver::ResolverSettings;
 use crate::control::{self, ControlCommand, ControlLimits, CoreStatus, Outlets};
 use crate::handoff::{Full, Receiver, Sender, Waker, bounded, bounded_on};
+use crate::media::link::service::LinkStop;
+use crate::media::link::table::WayTable;
 use crate::media::{self, Hub, MediaCounters, MediaOptions};
 use crate::metrics::Metrics;
 use crate::reporter::{self, Batch, BookLimits, Reporter, ReporterOptions, ReporterStop, Shared};
@@ -60,6 +62,7 @@ pub(super) struct Running {
     pub manager: ServiceManager,
     reporter: ReporterStop,
     admin: Option<AdminStop>,
+    links: Option<LinkStop>,
     /// Detaches XDP when dropped.
     pub access: Access,
     pub shared_media: SharedMedia,
@@ -120,6 +123,7 @@ impl Running {
             manager: ServiceManager::from_environment(),
             reporter: reporter.stopper(),
             admin: None,
+            links: None,
         };
         let shared = reporter.shared();
         running.threads.spawn("reporter", None, move || {
@@ -165,6 +169,7 @@ impl Running {
             .collect::<Result<Vec<_>, RunError>>()?
             .into_iter()
             .unzip();
+        let mut ways = self.start_links(cpus.len())?.into_iter();
         let (ready, all_ready) = mpsc::unbounded_channel();
         let common = Common {
             clock,
@@ -180,21 +185,35 @@ impl Running {
             .zip(queues)
             .zip(sockets.into_iter().zip(early))
         {
-            self.start_core(&common, (id, cpu), queue, listeners)?;
+            self.start_core(&common, (id, cpu, ways.next()), queue, listeners)?;
         }
         Ok(all_ready)
+    }
+
+    /// Starts the thread that knows the ways past the kernel's IP; what each media thread is given, or nothing.
+    fn start_links(&mut self, threads: usize) -> Result<Vec<WayTable>, RunError> {
+        let Some((service, ways)) = self.shared_media.links(&self.settings, threads) else {
+            return Ok(Vec::new());
+        };
+        self.links = Some(service.stopper());
+        self.threads.spawn("links", None, move || {
+            service.run();
+            Ok(())
+        })?;
+        Ok(ways)
     }
 
     fn start_core(
         &mut self,
         common: &Common<'_>,
-        (id, cpu): (CoreId, usize),
+        (id, cpu, ways): (CoreId, usize, Option<WayTable>),
         (waker, handoffs): (Waker, Receiver<HandoffMessage>),
         (listeners, early): (Sockets, EarlyJournal),
     ) -> Result<(), RunError> {
         let clock = common.clock;
         let hub = self.shared_media.hub(id, &self.settings);
-        let media = self.start_media((id, cpu, hub), clock, &waker, &common.ready)?;
+        let shared = (hub, ways);
+        let media = self.start_media((id, cpu), shared, (clock, &waker), &common.ready)?;
         let (commands, command_queue) = bounded_on(COMMANDS, &waker);
         let status = Arc::new(CoreStatus::default());
         self.metrics.watch_control(id, status.clone());
@@ -251,9 +270,9 @@ impl Running {
 
     fn start_media(
         &mut self,
-        (id, cpu, hub): (CoreId, usize, Option<Hub>),
-        clock: Clock,
-        control: &Waker,
+        (id, cpu): (CoreId, usize),
+        (hub, ways): (Option<Hub>, Option<WayTable>),
+        (clock, control): (Clock, &Waker),
         ready: &mpsc::UnboundedSender<()>,
     ) -> Result<Media, RunError> {
         let (commands, queue) = bounded(MEDIA_QUEUE).map_err(RunError::system("making a queue"))?;
@@ -276,6 +295,7 @@ impl Running {
             counters,
             guard: self.access.media_guard(),
             hub,
+            ways,
             stop: stop.clone(),
         };
         let ready = ready.clone();
@@ -309,6 +329,7 @@ impl Running {
             metrics.rtp_packets_total(core, "io_uring", "inbound", lane.received.get());
             metrics.rtp_packets_total(core, "io_uring", "outbound", lane.sent.get());
             metrics.set_steered_flows(core, counters.steered_flows.get());
+            metrics.rtp_link_packets_total(core, counters.sent_by_link.get());
             for &reason in DropReason::ALL {
                 metrics.rtp_dropped_total(core, reason.as_str(), counters.dropped(reason));
             }
@@ -406,6 +427,10 @@ impl Running {
             core.media_waker.wake();
         }
         self.threads.wait_for("media-", STOP).await;
+        if let Some(links) = self.links.take() {
+            links.stop();
+            self.threads.wait_for("links", STOP).await;
+        }
         if let Some(admin) = self.admin.take() {
             admin.stop();
             self.threads.wait_for("admin", STOP).await;

@@ -1,8 +1,10 @@
 //! What media flows share: decided once at the start, a hub for each media thread.
 
 use super::RunError;
-use crate::config::{Environment, MediaSteering, Settings};
+use crate::config::{Environment, FastPath, MediaSteering, Settings};
 use crate::media::claim::{ClaimError, PortClaim, Use};
+use crate::media::link::service::LinkService;
+use crate::media::link::table::WayTable;
 use crate::media::occupied::OccupiedPorts;
 use crate::media::steering::{Steering, SteeringError};
 use crate::media::{self, ipsec};
@@ -90,6 +92,24 @@ impl SharedMedia {
         {
             tracing::warn!(%error, "cannot see which media ports others use");
         }
+    }
+
+    /// Looks after the ways past the kernel's IP for `threads` media threads, and what each of them is given; `None` where there are none.
+    pub(super) fn links(
+        &self,
+        settings: &Settings,
+        threads: usize,
+    ) -> Option<(LinkService, Vec<WayTable>)> {
+        // What leaves by sockets of its own has no headers of ours.
+        let shares_sender = self.sharing() >= Some(Sharing::Senders);
+        if settings.fast_path == FastPath::Off || !shares_sender {
+            return None;
+        }
+        LinkService::new(threads)
+            .inspect_err(|error| {
+                tracing::info!(%error, "media leaves through the kernel's IP (media.fast_path)");
+            })
+            .ok()
     }
 
     /// The hub of a core's media thread.

@@ -9,7 +9,8 @@ use sip_edge::access::MediaGuard;
 use sip_edge::clock::Clock;
 use sip_edge::handoff::{Receiver, Sender, Waker, bounded, bounded_on};
 use sip_edge::media::claim::{PortClaim, Use};
-use sip_edge::media::{MediaCounters, MediaError, MediaOptions, Setup, Worker};
+use sip_edge::media::link::table::WayTable;
+use sip_edge::media::{Hub, MediaCounters, MediaError, MediaOptions, Setup, Worker};
 use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::ops::Range;
@@ -56,6 +57,15 @@ impl Bench {
 
     /// `first` runs on the media thread before anything else.
     pub fn start(options: MediaOptions, first: impl FnOnce() + Send + 'static) -> Bench {
+        Bench::sharing(options, first, (crate::hub(), None))
+    }
+
+    /// The same with `hub` and `ways`.
+    pub fn sharing(
+        options: MediaOptions,
+        first: impl FnOnce() + Send + 'static,
+        (hub, ways): (Option<Hub>, Option<WayTable>),
+    ) -> Bench {
         let waker = Waker::new().unwrap();
         let (commands, command_receiver) = bounded_on(256, &waker);
         let (event_sender, events) = bounded(256).unwrap();
@@ -68,7 +78,8 @@ impl Bench {
             events: event_sender,
             counters: Arc::clone(&counters),
             guard: MediaGuard::absent(),
-            hub: crate::hub(),
+            hub,
+            ways,
             stop: Arc::clone(&stop),
         };
         let thread = std::thread::spawn(move || {

@@ -1,16 +1,73 @@
-//! What lies between the edge and its peers' network interfaces, as far as packets may be handed to an interface directly, past the
-//! kernel's IP.
+//! Sending past the kernel's IP: where nothing in it has a say in what media sends, the RTP of latched flows goes straight to the interface
+//! that the kernel would have chosen, with the Ethernet header that it would have written. Of what a packet costs, the kernel's way out is
+//! the larger part.
 //!
-//! - [`routes`] asks the kernel where packets to a host leave, and by which Ethernet header.
-//! - [`bystanders`] looks for who else on this host has a say in them, or wants to see them.
-//! - [`netlink`] is how both ask.
+//! - [`service`] is a thread that knows the ways: it asks the kernel for routes and neighbours ([`routes`]), and who else on the host has a
+//!   say in what leaves, or wants to see it ([`bystanders`]). It tells each media thread the way to each host that its flows send to, and takes it back as
+//!   soon as one of these changes.
+//!   How both ask is in [`netlink`].
+//! - [`table`] is what a media thread has been told: a look into it per packet.
+//! - [`sender`] is the socket of a media thread at an interface.
 //!
-//! All of it is for an ordinary thread: answers take some 10 µs each, and are waited for.
+//! A host without a way is not worse off: packets to it leave through the kernel, as do RTCP and whatever comes before a flow is latched,
+//! which also keeps the kernel's view of its neighbours fresh.
 
 pub mod bystanders;
 mod interface;
 mod netfilter;
 mod netlink;
 pub mod routes;
+pub mod sender;
+pub mod service;
+pub mod table;
 
 pub use interface::Link;
+
+use sender::LinkSender;
+use std::net::IpAddr;
+
+/// Interfaces that a media thread can send to.
+pub const LINKS: usize = 4;
+
+/// An Ethernet header: destination, source, type (IEEE 802.3).
+pub type EthernetHeader = [u8; 14];
+
+/// How packets to a host leave.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Way {
+    pub header: EthernetHeader,
+    /// Which of the thread's senders, below [`LINKS`].
+    pub link: u8,
+}
+
+/// What a media thread asks the service for.
+#[derive(Debug)]
+enum Request {
+    /// Its memory, before anything else.
+    Memory(std::sync::Arc<crate::media::buffers::Memory>, u16),
+    /// Which way packets from `local` to `host` leave, now and whenever that changes. The answers bear `number`.
+    Follow {
+        number: u16,
+        local: IpAddr,
+        host: IpAddr,
+    },
+    /// The host of `number` does not matter any more.
+    Forget { number: u16 },
+    /// The sender of `link` has failed.
+    Failed { link: u8, error: std::io::Error },
+    /// Close this, where nothing waits for that.
+    Retire(Box<LinkSender>),
+}
+
+/// What the service tells a media thread.
+#[derive(Debug)]
+enum Update {
+    /// Use this for `link` from now on.
+    Open { link: u8, sender: Box<LinkSender> },
+    /// The way to `host`, which is `number`; `None`: through the kernel.
+    Way {
+        number: u16,
+        host: IpAddr,
+        way: Option<Way>,
+    },
+}

@@ -8,6 +8,7 @@ use netlink_packet_route::RouteNetlinkMessage;
 use netlink_sys::{Socket, SocketAddr};
 use socket2::SockRef;
 use std::io;
+use std::os::fd::{AsFd as _, BorrowedFd};
 use std::time::Duration;
 
 /// The kernel answers at once; a dump's next part as well.
@@ -262,6 +263,11 @@ impl Events {
             socket,
             buffer: vec![0; BUFFER],
         })
+    }
+
+    /// Readable when there is one.
+    pub fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
     }
 
     /// The next datagram's messages, if there is one yet. The error may be `ENOBUFS`: some were lost, and the next one is another matter.

@@ -16,6 +16,7 @@ use netlink_sys::protocols::NETLINK_ROUTE;
 use std::collections::HashMap;
 use std::io;
 use std::net::IpAddr;
+use std::os::fd::BorrowedFd;
 use thiserror::Error;
 
 /// What may change a path is told to these groups (rtnetlink(7)).
@@ -267,6 +268,11 @@ impl Routes {
         if self.neighbours.len() <= NEIGHBOURS {
             self.neighbours.insert((interface, neighbour), address);
         }
+    }
+
+    /// Readable when [`Routes::changed`] has something to look at.
+    pub fn events(&self) -> BorrowedFd<'_> {
+        self.events.as_fd()
     }
 
     /// Whether any path may be another than it was when it was asked for: then all have to be asked for again. Does not wait. A

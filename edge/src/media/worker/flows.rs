@@ -199,6 +199,7 @@ impl Worker {
             return;
         }
         for component in Component::ALL {
+            self.lead(allocation, component, None);
             self.share(allocation, component, None);
             if let Some(endpoint) = self.endpoint(allocation, component) {
                 endpoint.close();

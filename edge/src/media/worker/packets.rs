@@ -159,6 +159,9 @@ impl Worker {
             && let Some(bytes) = self.ring.bytes(&buffer, start..payload.end)
             && headers::write(bytes, local, destination)
         {
+            let Some(buffer) = self.send_by_link(to, component, buffer, start..payload.end) else {
+                return;
+            };
             let token = Token {
                 kind: Kind::Send,
                 allocation: to,

@@ -35,6 +35,7 @@ fn bench(options: MediaOptions, events_capacity: usize) -> Bench {
         counters: Arc::clone(&counters),
         guard: MediaGuard::absent(),
         hub: None,
+        ways: None,
         stop: Arc::new(AtomicBool::new(false)),
     })
     .unwrap();

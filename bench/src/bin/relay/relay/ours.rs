@@ -9,6 +9,7 @@ use edge_proto::relay::{DropReason, LatchMode, MediaCommand, MediaEvent, Payload
 use sip_edge::access::MediaGuard;
 use sip_edge::clock::Clock;
 use sip_edge::handoff::{Receiver, Sender, bounded};
+use sip_edge::media::link::service::LinkService;
 use sip_edge::media::occupied::OccupiedPorts;
 use sip_edge::media::steering::Steering;
 use sip_edge::media::{Hub, MediaCounters, MediaOptions, Setup, Sharing, Worker, priority};
@@ -37,6 +38,9 @@ pub struct Tuning {
     /// Each flow has sockets of its own alone.
     #[arg(long)]
     no_steering: bool,
+    /// Everything leaves through the kernel's IP.
+    #[arg(long)]
+    no_fast_path: bool,
     /// How the media thread is scheduled.
     #[arg(long, value_enum, default_value = "preferred")]
     scheduling: Scheduling,
@@ -117,6 +121,17 @@ pub fn run(legs: u16, core: usize, tuning: &Tuning) -> Result<()> {
             ))
         }
     };
+    // Looked after until the process ends.
+    let ways = match tuning.no_steering || tuning.no_fast_path {
+        true => None,
+        false => {
+            let (service, mut ways) = LinkService::new(1)?;
+            std::thread::Builder::new()
+                .name("links".into())
+                .spawn(move || service.run())?;
+            ways.pop()
+        }
+    };
     let setup = Setup {
         clock: Clock::start(),
         options: tuning.options(legs),
@@ -125,6 +140,7 @@ pub fn run(legs: u16, core: usize, tuning: &Tuning) -> Result<()> {
         counters: counters.clone(),
         guard: MediaGuard::absent(),
         hub,
+        ways,
         stop: stop.clone(),
     };
     let waker = setup.commands.waker().clone();
@@ -254,6 +270,7 @@ fn told(counters: &MediaCounters) -> serde_json::Value {
         "sent": counters.io_uring.sent.get(),
         "dropped": dropped,
         "connected": counters.connected_sockets.get(),
+        "sent_by_link": counters.sent_by_link.get(),
         "steered": counters.steered_flows.get(),
         "buffers_exhausted": counters.buffers_exhausted.get(),
         "completion_overflows": counters.completion_overflows.get(),

@@ -203,16 +203,16 @@ impl Call {
             return;
         };
         let tag = message.to_tag().unwrap_or_default();
-        let own = l
-            .dialog
-            .as_ref()
-            .filter(|dialog| dialog.remote_tag == tag)
-            .and(l.last_ack.clone().zip(l.hop));
-        let known = own.or_else(|| {
-            let fork = l.disowned.iter().find(|fork| fork.tag == tag)?;
-            Some((fork.ack.clone(), fork.hop))
-        });
-        match known {
+        if let Some(dialog) = l.dialog.as_ref().filter(|dialog| dialog.remote_tag == tag) {
+            // By whichever way there is now: the ACK may have been lost with its connection.
+            let hop = cx.dialog_hop(dialog.next_hop(), l.reach());
+            if let Some((ack, hop)) = l.last_ack.clone().zip(hop) {
+                cx.transmit(hop, ack);
+            }
+            return;
+        }
+        let known = l.disowned.iter().find(|fork| fork.tag == tag);
+        match known.map(|fork| (fork.ack.clone(), fork.hop)) {
             Some((ack, hop)) => cx.transmit(hop, ack),
             None if l.disowned.len() < MAX_DISOWNED => {
                 let what = "a second endpoint answered; it is ended".to_owned();

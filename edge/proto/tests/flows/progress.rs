@@ -352,6 +352,26 @@ fn a_2xx_that_is_never_acknowledged() {
     });
 }
 
+/// The ACK was lost with its connection: the callee, which has not seen it, has another by now.
+#[test]
+fn a_2xx_is_acknowledged_again_when_the_ack_was_lost_with_its_connection() {
+    flow(config, |w| {
+        let (mut caller, mut agent, invite) = ringing(w);
+        agent.accepts(w, &invite, 200);
+        agent.gets(w, "ACK");
+        let ok = caller.gets(w, "200 INVITE");
+        caller.acks(w, &ok);
+        let Link::Stream(first) = agent.link else {
+            panic!("a connection");
+        };
+        w.reset(first);
+        agent.reconnects(w);
+        agent.accepts(w, &invite, 200);
+        agent.gets(w, "ACK");
+        hang_up(w, &mut caller, &mut [&mut agent]);
+    });
+}
+
 #[test]
 fn a_2xx_that_is_repeated_is_acknowledged_again() {
     flow(config, |w| {

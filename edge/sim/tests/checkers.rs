@@ -11,12 +11,16 @@ fn sabotaged(seed: u64, sabotage: Sabotage) -> Outcome {
     play(Scenario::draw(seed), &make, Trace::off())
 }
 
+/// Another checker may see what comes of it first: a message too many takes the number of the next.
 #[test]
 fn every_sabotage_is_reported_by_its_checker() {
     for (sabotage, checker) in Sabotage::ALL {
-        let reported = (0..60).find_map(|seed| sabotaged(seed, sabotage).violation);
-        let reported = reported.unwrap_or_else(|| panic!("nobody reports {sabotage:?}"));
-        assert_eq!(reported.checker, checker, "{sabotage:?}: {}", reported.text);
+        let violations = (0..60).filter_map(|seed| sabotaged(seed, sabotage).violation);
+        let mut others = Vec::new();
+        let reported = violations
+            .inspect(|violation| others.push(violation.checker))
+            .any(|violation| violation.checker == checker);
+        assert!(reported, "{sabotage:?} is reported by {others:?} alone");
     }
 }
 

@@ -132,6 +132,8 @@ impl Call {
             local: lease.bind,
             latch: l.trunk.latch,
         }));
+        // Where another port was tried before.
+        self.tell_remote(cx, leg);
         true
     }
 

@@ -252,13 +252,16 @@ impl Call {
     pub(super) fn on_media_opened(&mut self, cx: &mut Context, leg: LegNumber) {
         match self.legs.get(leg).map(|l| (l.state, l.direction)) {
             Some((LegState::Preparing, Direction::Outbound)) => self.send_invite(cx, leg),
-            Some((LegState::Incoming, _)) => self.on_caller_media_opened(cx, leg),
+            Some((LegState::Incoming, _)) => self.on_caller_media_opened(cx),
             _ => {}
         }
     }
 
     /// Sends the INVITE to the located address; where that fails at once, the next address is tried.
     pub(super) fn send_invite(&mut self, cx: &mut Context, leg: LegNumber) {
+        if self.must_wait(leg) {
+            return;
+        }
         if let Err(outcome) = self.try_send_invite(cx, leg) {
             if let Some(origination) = self.origination(leg) {
                 origination.last = outcome;
@@ -370,6 +373,16 @@ impl Call {
 }
 
 impl Leg {
+    /// Whether everything that its INVITE needs of its own is there.
+    pub(super) fn waits_for_caller(&self) -> bool {
+        let media = &self.media;
+        self.state == LegState::Preparing
+            && self.located.is_some()
+            && media.opened
+            && media.lease.is_some()
+            && !media.closing
+    }
+
     /// What the INVITE offers. It stays the same for another try at a challenge or at another address, as long as our port does.
     fn first_offer(&mut self, cx: &mut Context) -> Option<LocalDescription> {
         let port = self.media.lease.map(|lease| lease.bind.port());

@@ -335,6 +335,10 @@ impl Call {
     pub(super) fn fail_leg(&mut self, cx: &mut Context, leg: LegNumber, code: u16, cause: Cause) {
         match self.legs.get(leg).map(|l| l.state) {
             Some(LegState::Incoming) => {
+                // Its ports are opened together with the caller's.
+                if let Some(callee) = self.setup.as_ref().and_then(|setup| setup.callee) {
+                    self.end_leg(cx, callee, cause, HangupBy::Edge);
+                }
                 self.refuse_caller(cx, leg, Refusal::by_edge(code, cause));
             }
             Some(LegState::Preparing | LegState::Calling) => {

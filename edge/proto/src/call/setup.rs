@@ -85,12 +85,16 @@ impl Call {
         self.event(cx, caller, received(label, &Method::Invite));
         let trying = cx.response(&request, 100, None);
         cx.respond(key, 100, trying);
-        if let Err((code, cause)) = self.begin(cx, caller, user, origin.remote, &request) {
-            self.refuse_caller(cx, caller, Refusal::by_edge(code, cause));
+        match self.begin(cx, caller, user, origin.remote, &request) {
+            // Both legs' ports are opened in one go: each round with the media thread costs as much as a message.
+            Ok(()) => self.try_next_trunk(cx, Refusal::by_edge(404, Cause::NoRoute)),
+            Err((code, cause)) => {
+                self.refuse_caller(cx, caller, Refusal::by_edge(code, cause));
+            }
         }
     }
 
-    /// Checks the INVITE and opens the caller's media; routing follows once its ports are there.
+    /// Checks the INVITE, opens the caller's media and tells the media thread about the caller.
     fn begin(
         &mut self,
         cx: &mut Context,
@@ -126,6 +130,7 @@ impl Call {
             return Err((488, Cause::NetworkMismatch));
         }
         let family = Family::of(address);
+        let remote = offer.as_ref().map(|offer| offer.audio().clone());
         self.setup = Some(Setup {
             caller,
             callee: None,
@@ -133,22 +138,34 @@ impl Call {
             number,
             trunks,
         });
-        if self.open_media(cx, caller, family) {
-            Ok(())
-        } else if cx.leases.has(family) {
-            Err((503, Cause::EdgeOverload))
-        } else {
-            Err((488, Cause::NetworkMismatch))
+        if !self.open_media(cx, caller, family) {
+            return Err(match cx.leases.has(family) {
+                true => (503, Cause::EdgeOverload),
+                false => (488, Cause::NetworkMismatch),
+            });
+        }
+        if let Some(remote) = remote {
+            self.set_remote(cx, caller, remote);
+        }
+        Ok(())
+    }
+
+    /// The caller's ports are open: the callee may be called.
+    pub(super) fn on_caller_media_opened(&mut self, cx: &mut Context) {
+        let callee = self.setup.as_ref().and_then(|setup| setup.callee);
+        if let Some(callee) = callee
+            && self.legs.get(callee).is_some_and(Leg::waits_for_caller)
+        {
+            self.send_invite(cx, callee);
         }
     }
 
-    /// The caller's ports are open: tell the media thread about the caller and call the first trunk.
-    pub(super) fn on_caller_media_opened(&mut self, cx: &mut Context, caller: LegNumber) {
-        if let Some(offer) = self.setup.as_ref().and_then(|setup| setup.offer.as_ref()) {
-            let remote = offer.audio().clone();
-            self.set_remote(cx, caller, remote);
-        }
-        self.try_next_trunk(cx, Refusal::by_edge(404, Cause::NoRoute));
+    /// Whether `leg` is a callee that is not called yet, since the caller's ports are not open: without them there is no call.
+    pub(super) fn must_wait(&self, leg: LegNumber) -> bool {
+        self.setup.as_ref().is_some_and(|setup| {
+            let caller = self.legs.get(setup.caller);
+            setup.callee == Some(leg) && caller.is_some_and(|caller| !caller.media.opened)
+        })
     }
 
     /// Calls the route's next trunk, or refuses the caller with what the last one said.

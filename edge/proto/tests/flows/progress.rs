@@ -491,8 +491,57 @@ fn a_media_port_that_is_taken() {
         let refusal = caller.gets(w, "503 INVITE");
         assert!(refusal.header(HeaderName::RetryAfter).is_some());
         caller.acks(w, &refusal);
-        assert_eq!(w.ports_taken, 95);
-        w.assert_cdr(&["1 in carrier 503 media_failed edge"]);
+        // Five for either leg.
+        assert_eq!(w.ports_taken, 90);
+        w.assert_silent(w.site.ai);
+        w.assert_cdr(&[
+            "1 in carrier 503 media_failed edge",
+            "2 out ai - media_failed edge",
+        ]);
+    });
+}
+
+/// Each round with the media thread costs as much as a message: there is one before the callee's INVITE.
+#[test]
+fn the_ports_of_both_legs_are_opened_in_one_go() {
+    flow(config, |w| {
+        let mut caller = Ua::caller(w, w.site.carrier, NUMBER, CALLER_RTP);
+        caller.invites(w);
+        let commands = w.media.iter().map(|(_, command)| match command {
+            MediaCommand::Open { .. } => "open",
+            MediaCommand::SetRemote { remote, .. } if remote.rtp.port() == CALLER_RTP => "caller",
+            other => panic!("{other:?}"),
+        });
+        assert_eq!(commands.collect::<Vec<_>>(), ["open", "caller", "open"]);
+        caller.gets(w, "100 INVITE");
+        let (mut agent, invite) = invited(w, w.site.ai, AGENT_RTP);
+        agent.accepts(w, &invite, 200);
+        agent.gets(w, "ACK");
+        let ok = caller.gets(w, "200 INVITE");
+        caller.acks(w, &ok);
+        w.assert_bridges(&["4000<>4100"]);
+        hang_up(w, &mut caller, &mut [&mut agent]);
+    });
+}
+
+#[test]
+fn nobody_is_called_without_ports_for_the_caller() {
+    flow(config, |w| {
+        let mut caller = Ua::caller(w, w.site.carrier, NUMBER, CALLER_RTP);
+        // The callee's can be opened, and then none.
+        w.ports_taken = 1;
+        w.ports_taken_after = Some((1, 100));
+        caller.invites(w);
+        caller.gets(w, "100 INVITE");
+        let refusal = caller.gets(w, "503 INVITE");
+        caller.acks(w, &refusal);
+        assert_eq!(w.ports_taken, 96);
+        w.assert_silent(w.site.ai);
+        assert!(w.open.is_empty());
+        w.assert_cdr(&[
+            "1 in carrier 503 media_failed edge",
+            "2 out ai - media_failed edge",
+        ]);
     });
 }
 

@@ -73,6 +73,8 @@ pub struct World {
     pub media: Vec<(CoreId, MediaCommand)>,
     /// Allocations that are open on each core.
     pub open: BTreeMap<(CoreId, AllocationId), SocketAddr>,
+    /// Those that could not be opened, which the core has not heard yet.
+    unopened: Vec<(CoreId, AllocationId)>,
     pub crossings: Vec<Crossing>,
     pub cut: Cut,
     pub handoffs: usize,
@@ -135,6 +137,7 @@ impl World {
             events: Vec::new(),
             media: Vec::new(),
             open: BTreeMap::new(),
+            unopened: Vec::new(),
             crossings: Vec::new(),
             cut: Cut::Whole,
             handoffs: 0,
@@ -309,6 +312,9 @@ impl World {
     pub fn input(&mut self, core: CoreId, input: Input) {
         let mut pending = VecDeque::from([(core, input)]);
         while let Some((core, input)) = pending.pop_front() {
+            if let Input::Media(MediaEvent::OpenFailed { allocation, .. }) = input {
+                self.unopened.retain(|known| *known != (core, allocation));
+            }
             let index = usize::from(core.0);
             self.cores[index].handle(self.now, input);
             while let Some(output) = self.cores[index].poll_output() {
@@ -457,6 +463,7 @@ impl World {
         match *command {
             MediaCommand::Open { allocation, .. } if self.ports_taken > 0 => {
                 self.ports_taken -= 1;
+                self.unopened.push((core, allocation));
                 Some(MediaEvent::OpenFailed {
                     allocation,
                     reason: "address in use".into(),
@@ -478,15 +485,15 @@ impl World {
                 Some(MediaEvent::Opened { allocation })
             }
             MediaCommand::Close { allocation } => {
-                let known = self.open.remove(&(core, allocation));
-                assert!(known.is_some(), "{allocation:?} is closed and not open");
+                self.assert_wanted(core, allocation);
+                self.open.remove(&(core, allocation));
                 Some(MediaEvent::Closed {
                     allocation,
                     stats: MediaStats::default(),
                 })
             }
             MediaCommand::SetRemote { allocation, .. } | MediaCommand::Unbridge { allocation } => {
-                assert!(self.open.contains_key(&(core, allocation)));
+                self.assert_wanted(core, allocation);
                 None
             }
             MediaCommand::Bridge { a, b, .. } => {
@@ -495,6 +502,13 @@ impl World {
                 None
             }
         }
+    }
+
+    /// An allocation that is open, as far as the core can know.
+    fn assert_wanted(&self, core: CoreId, allocation: AllocationId) {
+        let id = (core, allocation);
+        let wanted = self.open.contains_key(&id) || self.unopened.contains(&id);
+        assert!(wanted, "{allocation:?} is not open");
     }
 
     /// The media thread reports that the peer whose RTP port is `port` has gone silent.

@@ -1,7 +1,7 @@
 //! One scenario of the load kit at one rate, and what SIPp says about it.
 
 use crate::subject::{PEERS_CPU, Subject, kit};
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use edge_bench::process::Process;
 use edge_bench::stats::quantile;
 use serde::Serialize;
@@ -130,7 +130,9 @@ pub fn play(subject: &Subject, load: Load, mut meanwhile: impl FnMut()) -> Resul
     let named = text.lines().find_map(|l| l.strip_prefix("results are in "));
     let statistics = match named {
         Some(directory) => statistics(Path::new(directory), load.scenario)?,
-        None => Vec::new(),
+        // It was stopped before it could say so.
+        None if !clean => Vec::new(),
+        None => bail!("the load kit does not say where its results are:\n{text}"),
     };
     let number = |name: &str| number(&statistics, name).unwrap_or(0);
     let [setup, refusal] = ["setup", "refused"].map(|name| repartition(&statistics, name));

@@ -89,6 +89,12 @@ fn panels_have_an_id_and_a_place_of_their_own() {
     }
 }
 
+/// The rules without what is for people.
+fn expressions(rules: &str) -> String {
+    let lines = rules.lines().filter(|line| !line.contains("runbook:"));
+    lines.flat_map(|line| [line, "\n"]).collect()
+}
+
 /// The metric names in a text of expressions.
 fn names_in(text: &str) -> BTreeSet<&str> {
     text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'))
@@ -145,6 +151,27 @@ fn the_alert_rules_are_valid_and_fire_when_they_should() {
         .filter_map(|line| line.trim().strip_prefix("- alert: "))
         .collect();
     assert_eq!(rules.matches("runbook: ").count(), alerts.len());
+    let dashboard = read("grafana/sip-edge.json");
+    let quoted = rules.split("dashboard's ").skip(1);
+    for panels in quoted.filter_map(|text| text.lines().next()) {
+        for title in panels
+            .split("\\\"")
+            .skip(1)
+            .step_by(2)
+            .take_while(|title| title.starts_with(char::is_uppercase))
+        {
+            let panel = format!("\"title\": \"{title}\"");
+            assert!(dashboard.contains(&panel), "the dashboard has no {title:?}");
+        }
+    }
+    // What fires nothing has all that an alert looks at.
+    let (_, well) = tests.split_once("fires nothing").expect("the well edge");
+    for name in names_in(&expressions(&rules)) {
+        assert!(
+            well.contains(&format!("'{name}{{")),
+            "{name} of an edge that is well"
+        );
+    }
     for alert in alerts {
         let fires = format!("ALERTS{{alertname=\"{alert}\", alertstate=\"firing\"");
         assert!(tests.contains(&fires), "no test in which {alert} fires");
@@ -285,10 +312,7 @@ fn every_query_of_the_dashboard_returns_data_from_an_edge_under_load() {
     assert!(queries.len() > 25, "{queries:?}");
     let all: String = queries.iter().map(|(_, q)| format!("{q}\n")).collect();
     let rules = read("prometheus/rules.yml");
-    let expressions: String = rules
-        .lines()
-        .filter(|line| !line.contains("runbook:"))
-        .collect();
+    let expressions = expressions(&rules);
     for name in names_in(&all).into_iter().chain(names_in(&expressions)) {
         assert!(
             exists(name, &exported),

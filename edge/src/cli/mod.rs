@@ -21,7 +21,7 @@ pub struct Cli {
 
 #[derive(Subcommand, Debug)]
 enum Command {
-    /// Run the edge in the foreground; SIGHUP reloads, SIGTERM drains and ends, a second SIGTERM ends at once
+    /// Run the edge in the foreground; SIGHUP reloads, SIGTERM drains and ends, a second SIGTERM ends the calls that are left
     Run(RunArgs),
     /// Check a configuration file; tells what each trunk's peer has to put on its own allowlist
     Check(check::CheckArgs),

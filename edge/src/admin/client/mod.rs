@@ -59,11 +59,16 @@ pub enum CtlCommand {
         /// A number, tel:, sip: or sips:
         uri: String,
     },
-    /// May this address signal as this trunk? Exit code 1 when not
-    AllowTest { trunk: String, ip: IpAddr },
-    /// Read the configuration file again
+    /// May this address signal as this trunk? Exit status 1 when not
+    AllowTest {
+        /// The trunk's name
+        trunk: String,
+        /// An IPv4 or IPv6 address
+        ip: IpAddr,
+    },
+    /// Read the configuration file again; one with an error changes nothing
     Reload,
-    /// Take no new calls, and exit when the last one has ended
+    /// Have the edge take no new calls, and end with the last one, however long that takes
     Drain,
     /// Events as they happen, until interrupted
     Events {

@@ -54,6 +54,7 @@ const INTERESTING: &[&str] = &[
     "operator: drain",
     "operator: end",
     "overflow: calls",
+    "overflow: signalling",
     "peer: 200 after CANCEL",
     "peer: BYE in an early dialog",
     "peer: BYE unanswered",

@@ -51,6 +51,8 @@ pub enum Happening {
     PacketToEdge(Packet),
     /// What was relayed arrives.
     PacketToPeer,
+    /// A core cannot keep up from now on, or can again.
+    Overloaded(CoreId, bool),
     Reload,
     Drain,
     /// The process is about to end.

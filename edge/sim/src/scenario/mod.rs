@@ -10,6 +10,7 @@ pub use targets::{FALLBACKS, TARGETS, Target, VIA_NUMBER, Verdict};
 
 use crate::dice::Dice;
 use edge_proto::config::{InboundAuth, LatchMode, OnFailure, ReferAuth};
+use edge_proto::id::CoreId;
 use edge_proto::time::Duration;
 
 /// Everything that is fixed before the first event. All chances are in permille.
@@ -29,6 +30,8 @@ pub struct Scenario {
     pub reload: Option<(Duration, Change)>,
     pub drain: Option<Duration>,
     pub places: Places,
+    /// A core that cannot keep up from then on, for so long.
+    pub overload: Option<(CoreId, Duration, Duration)>,
 }
 
 /// What the configuration says about calls and transfers.
@@ -111,6 +114,11 @@ impl Scenario {
                 .then(|| (dice.millis(5_000, 60_000), *dice.pick(&Change::ALL))),
             drain: dice.chance(150).then(|| dice.millis(10_000, 60_000)),
             places: Places::draw(dice),
+            // Last, so that the rest of a seed's scenario stays what it was.
+            overload: dice.chance(150).then(|| {
+                let core = CoreId(dice.below(cores.into()) as u8);
+                (core, dice.millis(1_000, 40_000), dice.millis(100, 10_000))
+            }),
         }
     }
 }

@@ -89,6 +89,10 @@ impl World {
         if let Some((at, _)) = scenario.reload {
             net.after(at, Happening::Reload);
         }
+        if let Some((core, at, time)) = scenario.overload {
+            net.after(at, Happening::Overloaded(core, true));
+            net.after(at + time, Happening::Overloaded(core, false));
+        }
         if let Some(at) = scenario.drain {
             net.after(at, Happening::Drain);
             // Not every operator waits for the last call.
@@ -171,6 +175,9 @@ impl World {
             Happening::Prank(prank) => self.prank(prank),
             Happening::PacketToEdge(packet) => self.packet(packet),
             Happening::PacketToPeer => self.net.coverage.hit("media: heard"),
+            Happening::Overloaded(core, overloaded) => {
+                self.input(core, Input::Overloaded(overloaded));
+            }
             Happening::Reload => self.reload(),
             Happening::Drain => self.operator("operator: drain", &Input::Drain),
             Happening::End => self.operator("operator: end", &Input::End),

@@ -1,7 +1,7 @@
 //! A media thread that sends past the kernel's IP, to parties in another network namespace.
 
 use crate::bench::{Bench, DEADLINE, Leg, Party};
-use crate::netns::{Peer, enter, ip};
+use crate::xdp_support::netns::{Peer, enter, ip};
 use edge_proto::relay::{DropReason, LatchMode};
 use sip_edge::media::link::service::{LinkService, LinkStop};
 use sip_edge::media::occupied::OccupiedPorts;

@@ -196,3 +196,131 @@ fn programs(device: &str) -> Result<(), Bystander> {
         )(error)),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const HEAD: &str = "sk               RefCnt Type Proto  Iface R Rmem   User   Inode\n";
+
+    fn line(protocol: &str, interface: &str) -> String {
+        format!("0000000000000000 3      3    {protocol}   {interface}     1 0      104    20017\n")
+    }
+
+    #[test]
+    fn captures_are_sockets_for_all_protocols_here_or_everywhere() {
+        let look = |lines: &[String]| captures(&format!("{HEAD}{}", lines.concat()), 7);
+        assert_eq!(look(&[]), Ok(()));
+        assert_eq!(captures("", 7), Ok(()));
+        // ARP, EAPOL, none yet, and everything of other interfaces.
+        let harmless = ["0806", "888e", "0000", "0800"].map(|protocol| line(protocol, "7"));
+        assert_eq!(look(&harmless), Ok(()));
+        assert_eq!(look(&[line("0003", "8"), line("0003", "77")]), Ok(()));
+        let capture = Err(Bystander::Capture {
+            inode: "20017".to_owned(),
+            user: "104".to_owned(),
+        });
+        for interface in ["7", "0"] {
+            let mut lines = harmless.to_vec();
+            lines.push(line("0003", interface));
+            assert_eq!(look(&lines), capture);
+        }
+    }
+
+    #[test]
+    fn a_socket_that_nobody_can_read_counts() {
+        let odd = [
+            "one two three".to_owned(),
+            String::from(" "),
+            line("0003", "-1"),
+            line("wxyz", "7"),
+            line("10003", "7"),
+            line("0003", "99999999999"),
+            line("0800", "7").replace('\n', " more\n"),
+        ];
+        for odd in odd {
+            let text = format!("{HEAD}{odd}");
+            let found = captures(&text, 7);
+            assert!(
+                matches!(found, Err(Bystander::Unknown { .. })),
+                "{odd:?}: {found:?}"
+            );
+        }
+    }
+
+    fn discipline(parent: TcHandle, kind: &str) -> Discipline {
+        let kind = kind.to_owned();
+        Discipline { parent, kind }
+    }
+
+    #[test]
+    fn disciplines_that_only_queue_are_nobody() {
+        let child = |minor| TcHandle { major: 0, minor };
+        let root = |kind| discipline(TcHandle::ROOT, kind);
+        let verdict = |disciplines: &[Discipline]| match judge(disciplines, "edge0") {
+            Ok(()) => "nobody".to_owned(),
+            Err(Bystander::Discipline { kind, .. }) => kind,
+            Err(Bystander::NoDiscipline { .. }) => "none".to_owned(),
+            Err(other) => panic!("{other}"),
+        };
+        for kind in QUEUES {
+            assert_eq!(verdict(&[root(kind)]), "nobody");
+            assert_eq!(
+                verdict(&[discipline(TcHandle::INGRESS, "ingress"), root(kind)]),
+                "nobody"
+            );
+            assert_eq!(
+                verdict(&[root(kind), discipline(FILTERS, "clsact")]),
+                "clsact"
+            );
+            assert_eq!(
+                verdict(&[
+                    root("mq"),
+                    discipline(child(1), kind),
+                    discipline(child(2), "htb")
+                ]),
+                "htb"
+            );
+        }
+        assert_eq!(
+            verdict(&[
+                root("mq"),
+                discipline(child(1), "fq"),
+                discipline(child(2), "fq_codel")
+            ]),
+            "nobody"
+        );
+        for kind in ["tbf", "htb", "netem", "prio", "cake", "", "FQ"] {
+            assert_eq!(verdict(&[root(kind)]), kind);
+        }
+        assert_eq!(verdict(&[]), "none");
+        assert_eq!(verdict(&[discipline(TcHandle::INGRESS, "ingress")]), "none");
+    }
+
+    #[test]
+    fn a_discipline_is_read_whatever_its_options() {
+        let mut octets = vec![0, 0, 0, 0];
+        octets.extend(7i32.to_ne_bytes());
+        octets.extend([0; 4]);
+        octets.extend(u32::MAX.to_ne_bytes());
+        octets.extend([0; 4]);
+        octets.extend([8, 0, 1, 0]);
+        octets.extend(b"tbf\0");
+        octets.extend([5, 0, 2, 0, 0xff]);
+        let read = Discipline::read(&octets, 7).unwrap();
+        assert_eq!((read.parent, read.kind.as_str()), (TcHandle::ROOT, "tbf"));
+        assert!(Discipline::read(&octets, 8).is_none());
+        // Cut off, it is no queue.
+        assert_eq!(Discipline::read(&octets[..22], 7).unwrap().kind, "");
+    }
+
+    proptest! {
+        #[test]
+        fn anything_may_be_in_the_list_of_sockets(text in ".{0,200}", octets in prop::collection::vec(any::<u8>(), 0..80)) {
+            let _ = captures(&text, 7);
+            let _ = captures(&format!("{HEAD}{text}"), 7);
+            let _ = Discipline::read(&octets, 7);
+        }
+    }
+}

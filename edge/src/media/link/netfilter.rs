@@ -232,3 +232,114 @@ fn push(request: &mut Vec<u8>, kind: u16, value: Vec<u8>) {
         attribute.emit(room);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn attributes(family: i32, all: &[(u16, Vec<u8>)]) -> Vec<u8> {
+        let mut octets = header(family);
+        for (kind, value) in all {
+            push(&mut octets, *kind, value.clone());
+        }
+        octets
+    }
+
+    fn nested(all: &[(u16, Vec<u8>)]) -> Vec<u8> {
+        attributes(0, all).split_off(HEADER)
+    }
+
+    #[test]
+    fn a_hook_is_named_by_its_chain_or_else_its_function() {
+        let function = (HOOK_FUNCTION, b"ipv4_conntrack_local\0".to_vec());
+        let answer = attributes(NFPROTO_IPV4, std::slice::from_ref(&function));
+        assert_eq!(
+            hook(&answer, "LOCAL_OUT").to_string(),
+            "ipv4_conntrack_local at LOCAL_OUT"
+        );
+        let description = nested(&[
+            (DESCRIBED_TABLE, b"filter\0".to_vec()),
+            (DESCRIBED_CHAIN, b"output\0".to_vec()),
+        ]);
+        let chain = (HOOK_CHAIN, nested(&[(CHAIN_DESCRIPTION, description)]));
+        let answer = attributes(NFPROTO_IPV4, &[function, chain]);
+        assert_eq!(
+            hook(&answer, "LOCAL_OUT").to_string(),
+            r#"chain "output" of table "filter" at LOCAL_OUT"#
+        );
+        assert_eq!(
+            hook(&[], "LOCAL_OUT").to_string(),
+            "a function at LOCAL_OUT"
+        );
+    }
+
+    #[test]
+    fn chains_count_where_what_leaves_comes_by() {
+        let base = |family, number: i32| {
+            let hook = nested(&[(CHAIN_HOOK_NUMBER, number.to_be_bytes().to_vec())]);
+            let names = [
+                (CHAIN_TABLE, b"t\0".to_vec()),
+                (CHAIN_NAME, b"c\0".to_vec()),
+            ];
+            attributes(family, &[names.as_slice(), &[(CHAIN_HOOK, hook)]].concat())
+        };
+        // prerouting, input, forward; netdev: ingress
+        for number in 0..3 {
+            assert_eq!(chain(&base(NFPROTO_INET, number), NFPROTO_IPV4), None);
+        }
+        assert_eq!(chain(&base(NFPROTO_NETDEV, 0), NFPROTO_IPV4), None);
+        for (number, place) in [LOCAL_OUT, POST_ROUTING] {
+            for (family, own) in [
+                (NFPROTO_INET, NFPROTO_IPV4),
+                (NFPROTO_IPV4, NFPROTO_IPV4),
+                (NFPROTO_IPV6, NFPROTO_IPV6),
+            ] {
+                let expected = Hook::Chain {
+                    table: "t".to_owned(),
+                    chain: "c".to_owned(),
+                    place,
+                };
+                assert_eq!(chain(&base(family, number), own), Some(expected));
+            }
+            assert_eq!(chain(&base(NFPROTO_IPV6, number), NFPROTO_IPV4), None);
+            assert_eq!(chain(&base(NFPROTO_IPV4, number), NFPROTO_IPV6), None);
+        }
+        assert!(chain(&base(NFPROTO_NETDEV, EGRESS.0), NFPROTO_IPV4).is_some());
+        // Not a base chain.
+        assert_eq!(
+            chain(
+                &attributes(NFPROTO_INET, &[(CHAIN_NAME, b"c\0".to_vec())]),
+                NFPROTO_IPV4
+            ),
+            None
+        );
+    }
+
+    #[test]
+    fn a_table_of_iptables_counts_and_a_list_that_cannot_be_read() {
+        let look = |text: &[u8]| match tables(Ok(text.to_vec())) {
+            Ok(()) => None,
+            Err(Ok(hook)) => Some(hook.to_string()),
+            Err(Err(error)) => panic!("{error}"),
+        };
+        assert_eq!(look(b""), None);
+        assert_eq!(look(b"\n \n"), None);
+        assert_eq!(
+            look(b"nat\nfilter\n").unwrap(),
+            r#"table "nat" of iptables"#
+        );
+        assert!(look(b"\xff\n").is_some());
+        assert!(tables(Err(io::ErrorKind::NotFound.into())).is_ok());
+        let denied = tables(Err(io::ErrorKind::PermissionDenied.into()));
+        assert!(matches!(denied, Err(Err(_))));
+    }
+
+    proptest! {
+        #[test]
+        fn anything_may_be_answered(octets in prop::collection::vec(any::<u8>(), 0..120)) {
+            let _ = hook(&octets, "LOCAL_OUT");
+            let _ = chain(&octets, NFPROTO_IPV4);
+        }
+    }
+}

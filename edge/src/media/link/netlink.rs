@@ -207,15 +207,14 @@ impl<'b> Iterator for Messages<'b> {
         let header = NetlinkBuffer::new_checked(octets).ok();
         let message = header.and_then(|header| {
             let length = header.length() as usize;
-            // Nothing follows an error.
-            self.0 = octets
-                .get(length.checked_next_multiple_of(4)?..)
-                .unwrap_or_default();
+            let payload = octets.get(HEADER..length)?;
+            // Only what makes sense is followed by another.
+            self.0 = octets.get(length.next_multiple_of(4)..).unwrap_or_default();
             Some(Message {
                 kind: header.message_type(),
                 flags: header.flags(),
                 sequence: header.sequence_number(),
-                payload: octets.get(HEADER..length)?,
+                payload,
             })
         });
         Some(message.ok_or_else(|| invalid("netlink: a message of no length")))
@@ -276,6 +275,80 @@ impl Events {
             Ok(datagram) => Ok(Some(Messages(datagram))),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
             Err(error) => Err(error),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn message(kind: u16, sequence: u32, payload: &[u8]) -> Vec<u8> {
+        let length = (HEADER + payload.len()) as u32;
+        let mut octets = length.to_ne_bytes().to_vec();
+        octets.extend(kind.to_ne_bytes());
+        octets.extend([0; 2]);
+        octets.extend(sequence.to_ne_bytes());
+        octets.extend([0; 4]);
+        octets.extend(payload);
+        octets.resize(octets.len().next_multiple_of(4), 0);
+        octets
+    }
+
+    #[test]
+    fn messages_of_a_datagram_are_told_apart_and_end_where_one_makes_no_sense() {
+        let both = [message(20, 7, &[1, 2, 3]), message(21, 8, &[])].concat();
+        fn read(octets: &[u8]) -> Vec<Option<(u16, u32, usize)>> {
+            Messages(octets)
+                .map(|message| message.map(|m| (m.kind, m.sequence, m.payload.len())).ok())
+                .collect()
+        }
+        assert_eq!(read(&both), [Some((20, 7, 3)), Some((21, 8, 0))]);
+        // The last one's padding may be missing.
+        assert_eq!(read(&message(20, 7, &[1])[..17]), [Some((20, 7, 1))]);
+        for length in [0u32, 15, 21, u32::MAX] {
+            let mut odd = message(20, 7, &[0; 4]);
+            odd[..4].copy_from_slice(&length.to_ne_bytes());
+            assert_eq!(read(&odd), [None], "{length}");
+        }
+        assert_eq!(read(&both[..5]), [None]);
+    }
+
+    #[test]
+    fn the_end_of_an_answer_tells_the_error() {
+        assert!(status(&[]).is_ok());
+        assert!(status(&0i32.to_ne_bytes()).is_ok());
+        let error = status(&(-libc::EPERM).to_ne_bytes()).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::EPERM));
+        for code in [1, i32::MIN] {
+            let error = status(&code.to_ne_bytes()).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::InvalidData);
+        }
+    }
+
+    #[test]
+    fn attributes_are_found_behind_others_and_names_end_at_their_zero() {
+        let attributes = [
+            7, 0, 1, 0, b'a', b'b', 0, 9, 6, 0, 2, 0x80, b'c', b'd', 0, 0,
+        ];
+        assert_eq!(attribute(&attributes, 1), Some(&b"ab\0"[..]));
+        assert_eq!(attribute(&attributes, 2), Some(&b"cd"[..]));
+        assert_eq!(attribute(&attributes, 3), None);
+        assert_eq!(name(b"ab\0c"), "ab");
+        assert_eq!(name(b"cd"), "cd");
+        assert_eq!(name(b""), "");
+        // Longer than there is, or shorter than its own header.
+        assert_eq!(attribute(&[9, 0, 1, 0, 1], 1), None);
+        assert_eq!(attribute(&[3, 0, 1, 0, 1], 1), None);
+    }
+
+    proptest! {
+        #[test]
+        fn anything_is_read_to_its_end(octets in prop::collection::vec(any::<u8>(), 0..200), kind in 0u16..4) {
+            prop_assert!(Messages(&octets).count() <= octets.len());
+            let _ = attribute(&octets, kind).map(name);
+            let _ = status(&octets);
         }
     }
 }

@@ -80,6 +80,8 @@ pub enum Detour {
     Encapsulated(IpAddr),
     #[error("the route to {0} has several next hops")]
     Spread(IpAddr),
+    #[error("the route to {0} is by a next hop of others as well (ip-nexthop(8)), maybe several")]
+    SharedHop(IpAddr),
     #[error("{0} is no Ethernet interface")]
     NotEthernet(String),
     #[error("{0} does without neighbours' addresses (NOARP)")]
@@ -193,10 +195,18 @@ impl Routes {
         let next = NextHop::read(&route, host)?;
         // Where there are several next hops, the answer was one of them, and not necessarily a raw socket's: the choice may depend
         // on the protocol (fib_multipath_hash_policy in ip-sysctl.rst).
-        let table = self.ask_route(local, host, RouteFlags::FibMatch)?;
-        let one = |attribute: &RouteAttribute| matches!(attribute, RouteAttribute::Oif(_));
-        let several = |a: &RouteAttribute| matches!(a, RouteAttribute::MultiPath(_));
-        if table.attributes.iter().any(several) || !table.attributes.iter().any(one) {
+        let entry = self.ask_route(local, host, RouteFlags::FibMatch)?;
+        let has = |is: fn(&RouteAttribute) -> bool| entry.attributes.iter().any(is);
+        let shared = has(|attribute| matches!(attribute, RouteAttribute::NhId(_)));
+        if shared && host.is_ipv6() {
+            // This may be the entry of another route by the same next hop: they share what the kernel keeps for each processor
+            // (rt6_get_pcpu_route, net/ipv6/route.c), and with it where that came from.
+            return Err(Detour::SharedHop(host).into());
+        }
+        let several = has(|attribute| matches!(attribute, RouteAttribute::MultiPath(_)));
+        // Which one, or that it is several, may be told by its number alone (nexthop_compat_mode).
+        let one = has(|attribute| matches!(attribute, RouteAttribute::Oif(_)));
+        if several || !one {
             return Err(Detour::Spread(host).into());
         }
         Ok(next)
@@ -205,22 +215,26 @@ impl Routes {
     /// What the kernel means by an error instead of a route (fib_props in net/ipv4/fib_semantics.c).
     fn refusal(&mut self, local: IpAddr, host: IpAddr, error: io::Error) -> Obstacle {
         match error.raw_os_error() {
-            Some(libc::ENETUNREACH) => Detour::NoRoute(host).into(),
             Some(libc::EHOSTUNREACH) => Detour::Unreachable(host).into(),
             Some(libc::EACCES) => Detour::Prohibited(host).into(),
-            Some(libc::EINVAL) => {
-                // It says the same of a source that may not be.
-                let any = unspecified(local);
-                let own = self.ask_route(any, local, RouteFlags::empty());
-                let own = own.is_ok_and(|route| route.header.kind == RouteType::Local);
-                let may = own && !local.is_loopback() || local.is_unspecified();
-                match may {
-                    true => Detour::BlackHole(host).into(),
-                    false => Detour::Source(local).into(),
-                }
+            // The kernel says the same of a source that may not be.
+            Some(libc::EINVAL | libc::ENETUNREACH) if !self.may_send(local) => {
+                Detour::Source(local).into()
             }
+            Some(libc::EINVAL) => Detour::BlackHole(host).into(),
+            Some(libc::ENETUNREACH) => Detour::NoRoute(host).into(),
             _ => error.into(),
         }
+    }
+
+    /// Whether packets from `local` may leave this host at all.
+    fn may_send(&mut self, local: IpAddr) -> bool {
+        let own = |route: RouteMessage| route.header.kind == RouteType::Local;
+        local.is_unspecified()
+            || !local.is_loopback()
+                && self
+                    .ask_route(unspecified(local), local, RouteFlags::empty())
+                    .is_ok_and(own)
     }
 
     fn ask_route(

@@ -1,9 +1,13 @@
 //! Whoever would miss packets that pass the kernel's IP by, is found while he is there, and not when he has gone.
 
+use crate::bpf::{Attached, EGRESS_OF_GROUP, TCX_EGRESS, TCX_INGRESS};
 use crate::xdp_support::netns::{Peer, attempt, ip};
 use crate::xdp_support::privileged;
-use crate::{ETH_P_ALL, index, ip_address, packet_socket};
+use crate::{ETH_P_ALL, index, ip_address, keep_capabilities, packet_socket};
+use rustix::thread::CapabilitySet;
 use sip_edge::media::link::bystanders::{Bystander, Bystanders, Hook};
+use sip_edge::media::link::cgroup;
+use std::path::PathBuf;
 
 const LOCAL: [&str; 2] = ["192.0.2.1", "2001:db8::1"];
 
@@ -161,30 +165,124 @@ fn rules_of_nftables_are_found_in_their_family() {
 }
 
 #[test]
-fn rules_for_what_comes_in_are_nobodys_business() {
-    const TEST: &str = "rules_for_what_comes_in_are_nobodys_business";
+fn chains_are_found_where_what_leaves_comes_by() {
+    const TEST: &str = "chains_are_found_where_what_leaves_comes_by";
     if !privileged(TEST) {
         return;
     }
     let _peer = Peer::linked();
     let mut bystanders = Bystanders::open().unwrap();
+    let incoming = "add table inet t; add chain inet t in { type filter hook input priority 0; }";
+    if !able(TEST, "nft", incoming) {
+        return;
+    }
     assert_eq!(look(&mut bystanders), NOBODY);
-    if able(
-        TEST,
-        "nft",
-        "add table inet t; add chain inet t in { type filter hook input priority 0; }",
-    ) {
-        assert_eq!(look(&mut bystanders), NOBODY);
-        for (hook, device) in [("postrouting", ""), ("output", "")] {
-            let add =
-                format!("add chain inet t out {{ type filter hook {hook} priority 0{device}; }}");
-            assert!(able(TEST, "nft", &add));
-            for found in look(&mut bystanders) {
-                assert!(matches!(found, Some(Bystander::Netfilter(_))), "{found:?}");
-            }
-            assert!(able(TEST, "nft", "delete chain inet t out"));
+    let chains = [
+        ("inet", "hook postrouting", [true, true]),
+        ("inet", "hook output", [true, true]),
+        ("ip", "hook output", [true, false]),
+        ("ip6", "hook postrouting", [false, true]),
+        ("ip", "hook forward", [false, false]),
+        ("netdev", "hook ingress device edge0", [false, false]),
+        ("netdev", "hook egress device edge0", [true, true]),
+    ];
+    for (family, hook, expected) in chains {
+        let chain = format!("chain {family} u c {{ type filter {hook} priority 0; }}");
+        if able(TEST, "nft", &format!("add table {family} u; add {chain}")) {
+            let found = look(&mut bystanders);
+            let hooked = |found: &Option<Bystander>| matches!(found, Some(Bystander::Netfilter(_)));
+            assert_eq!(
+                found.each_ref().map(hooked),
+                expected,
+                "{family} {hook}: {found:?}"
+            );
+            assert!(able(TEST, "nft", &format!("delete table {family} u")));
             assert_eq!(look(&mut bystanders), NOBODY);
         }
+    }
+}
+
+#[test]
+fn programs_at_the_egress_are_found_and_others_are_not() {
+    const TEST: &str = "programs_at_the_egress_are_found_and_others_are_not";
+    if !privileged(TEST) {
+        return;
+    }
+    let _peer = Peer::linked();
+    let mut bystanders = Bystanders::open().unwrap();
+    let ingress = match Attached::to_interface(index("edge0"), TCX_INGRESS) {
+        Ok(attached) => attached,
+        Err(error) => {
+            println!("SKIPPED {TEST}: this kernel has no tcx: {error}");
+            return;
+        }
+    };
+    assert_eq!(look(&mut bystanders), NOBODY);
+    let egress = Attached::to_interface(index("edge0"), TCX_EGRESS).unwrap();
+    let programs = Some(Bystander::Programs {
+        interface: "edge0".to_owned(),
+        programs: 1,
+    });
+    assert_eq!(look(&mut bystanders), [programs.clone(), programs]);
+    drop(egress);
+    assert_eq!(look(&mut bystanders), NOBODY);
+    drop(ingress);
+}
+
+/// In a group of the test's own, which nobody is in.
+#[test]
+fn programs_of_a_control_group_are_counted() {
+    const TEST: &str = "programs_of_a_control_group_are_counted";
+    if !privileged(TEST) {
+        return;
+    }
+    let own = match cgroup::own() {
+        Ok(Some(own)) => own,
+        other => {
+            println!("SKIPPED {TEST}: no control group of version 2: {other:?}");
+            return;
+        }
+    };
+    let before = cgroup::egress_programs(&own).unwrap();
+    let path = own.join(format!("sip-edge-test-{}", std::process::id()));
+    if let Err(error) = std::fs::create_dir(&path) {
+        println!("SKIPPED {TEST}: no control group of its own: {error}");
+        return;
+    }
+    let group = Group(path);
+    assert_eq!(cgroup::egress_programs(&group.0).unwrap(), before);
+    let attached = Attached::to_group(&group.0, EGRESS_OF_GROUP).unwrap();
+    assert_eq!(cgroup::egress_programs(&group.0).unwrap(), before + 1);
+    drop(attached);
+    assert_eq!(cgroup::egress_programs(&group.0).unwrap(), before);
+    assert_eq!(cgroup::egress_programs(&own).unwrap(), before);
+}
+
+/// A control group, removed when dropped.
+struct Group(PathBuf);
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        // Its files are the kernel's, and go with it.
+        std::fs::remove_dir(&self.0).unwrap();
+    }
+}
+
+/// Two capabilities are enough; and whoever may not ask does not take that for an answer.
+#[test]
+fn without_privileges_nobody_is_ruled_out() {
+    if !privileged("without_privileges_nobody_is_ruled_out") {
+        return;
+    }
+    let _peer = Peer::linked();
+    keep_capabilities(CapabilitySet::BPF | CapabilitySet::NET_ADMIN);
+    assert_eq!(look(&mut Bystanders::open().unwrap()), NOBODY);
+    keep_capabilities(CapabilitySet::empty());
+    for found in look(&mut Bystanders::open().unwrap()) {
+        assert!(
+            matches!(found, Some(Bystander::Unknown { .. })),
+            "{found:?}"
+        );
     }
 }
 

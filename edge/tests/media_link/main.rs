@@ -4,12 +4,14 @@
 #[path = "../media_relay/bench.rs"]
 #[allow(dead_code)]
 mod bench;
+mod bpf;
 mod bystanders;
 mod relay;
 mod routes;
 #[path = "../xdp_support/mod.rs"]
 mod xdp_support;
 
+use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities};
 use socket2::{Domain, Protocol, SockAddr, SockAddrStorage, Socket, Type};
 use std::net::IpAddr;
 
@@ -41,6 +43,19 @@ fn packet_socket(protocol: u16, interface: u32) -> Socket {
     let address = unsafe { SockAddr::new(storage, length) };
     socket.bind(&address).unwrap();
     socket
+}
+
+/// Takes all other capabilities from the calling thread, which is the test's own.
+fn keep_capabilities(capabilities: CapabilitySet) {
+    // What aya finds out about the kernel holds for the process: found out with these capabilities, it would be wrong for
+    // the other tests.
+    let _ = aya::features();
+    let sets = CapabilitySets {
+        effective: capabilities,
+        permitted: capabilities,
+        inheritable: CapabilitySet::empty(),
+    };
+    set_capabilities(None, sets).unwrap();
 }
 
 /// Each test of the relay opens its own.

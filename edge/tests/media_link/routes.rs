@@ -3,9 +3,10 @@
 use crate::xdp_support::netns::{Peer, attempt, ip};
 use crate::xdp_support::privileged;
 use crate::xdp_support::traffic::{DEADLINE, until};
-use crate::{ETH_P_ALL, index, ip_address, packet_socket};
+use crate::{ETH_P_ALL, index, ip_address, keep_capabilities, packet_socket};
+use rustix::thread::CapabilitySet;
 use sip_edge::media::link::routes::{Detour, Path, Routes};
-use std::io::Read as _;
+use std::io::{ErrorKind, Read as _};
 use std::net::{IpAddr, UdpSocket};
 use std::process::Command;
 
@@ -282,7 +283,8 @@ fn what_an_ethernet_header_is_not_enough_for_takes_a_detour() {
     ] {
         ip(&format!("-6 route add {kind}"));
     }
-    let expected: [(&str, fn(IpAddr) -> Detour); 16] = [
+    type Why = fn(IpAddr) -> Detour;
+    let expected: [(&str, Why); 16] = [
         ("203.0.113.1", Detour::Unreachable),
         ("203.0.113.2", Detour::Prohibited),
         ("203.0.113.3", Detour::BlackHole),
@@ -310,10 +312,7 @@ fn what_an_ethernet_header_is_not_enough_for_takes_a_detour() {
         assert_eq!(answer, Err(Detour::Source(source)));
     }
     let two_families = routes.path(ip_address("192.0.2.1"), ip_address("2001:db8::10"));
-    assert_eq!(
-        two_families.unwrap_err().kind(),
-        std::io::ErrorKind::InvalidInput
-    );
+    assert_eq!(two_families.unwrap_err().kind(), ErrorKind::InvalidInput);
     ip("link set edge0 arp off");
     let answer = ask(&mut routes, "192.0.2.10");
     assert_eq!(answer, Err(Detour::NoArp("edge0".to_owned())));
@@ -453,4 +452,20 @@ fn a_stale_neighbour_is_checked_and_others_are_left_alone() {
         routes.confirm(&path).unwrap();
         assert_eq!(entry(host), "");
     }
+}
+
+/// Anybody may ask; to have a neighbour checked takes a capability.
+#[test]
+fn paths_are_anybodys_to_ask_for() {
+    if !privileged("paths_are_anybodys_to_ask_for") {
+        return;
+    }
+    let _peer = Peer::linked();
+    ip("neighbour replace 192.0.2.10 lladdr 02:00:00:00:00:0a nud stale dev edge0");
+    keep_capabilities(CapabilitySet::empty());
+    let mut routes = Routes::open().unwrap();
+    let path = ask(&mut routes, "192.0.2.10").unwrap();
+    let refused = routes.confirm(&path).unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::PermissionDenied);
+    assert!(!routes.changed().unwrap());
 }

@@ -4,9 +4,11 @@
 //! - Captures: packet(7) sockets for all protocols see what leaves, too.
 //! - Netfilter: hooks on the way of what the host itself sends, and at an interface's egress ([`Hook`]).
 //! - Traffic control: a queueing discipline that holds packets back, orders or filters them (tc(8)), and programs at tcx.
+//! - The control group of the process: programs that count or drop what its sockets send ([`cgroup`]).
 //!
 //! IPsec policies are [`crate::media::ipsec`]'s.
 
+use super::cgroup;
 use super::interface::Link;
 pub use super::netfilter::Hook;
 use super::netfilter::Netfilter;
@@ -50,6 +52,8 @@ pub enum Bystander {
     NoDiscipline { interface: String },
     #[error("traffic control: {interface} has {programs} programs at its egress (tcx)")]
     Programs { interface: String, programs: usize },
+    #[error("{programs} programs see what the control group {group} sends")]
+    ControlGroup { group: String, programs: u32 },
     #[error("there may be somebody: {what}: {why}")]
     Unknown { what: &'static str, why: String },
 }
@@ -92,6 +96,7 @@ impl Bystanders {
         let device = link.ok_or_else(gone)?.name;
         self.disciplines(interface, &device)?;
         programs(&device)?;
+        control_group()?;
         self.netfilter.look(&device, local)
     }
 
@@ -194,6 +199,21 @@ fn programs(device: &str) -> Result<(), Bystander> {
         Err(error) => Err(Bystander::unknown(
             "programs at the interface's egress (tcx)",
         )(error)),
+    }
+}
+
+/// The programs of the thread's control group: that of all the process's sockets, unless somebody has moved it meanwhile.
+fn control_group() -> Result<(), Bystander> {
+    const WHAT: &str = "programs of the control group";
+    let Some(group) = cgroup::own().map_err(Bystander::unknown(WHAT))? else {
+        return Ok(());
+    };
+    match cgroup::egress_programs(&group).map_err(Bystander::unknown(WHAT))? {
+        0 => Ok(()),
+        programs => Err(Bystander::ControlGroup {
+            group: group.display().to_string(),
+            programs,
+        }),
     }
 }
 

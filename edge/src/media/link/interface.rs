@@ -99,3 +99,111 @@ impl Link {
         self.address.ok_or_else(|| Detour::NotEthernet(name()))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use netlink_packet_core::{DefaultNla, Emitable as _};
+    use proptest::prelude::*;
+
+    const MAC: Mac = [2, 0, 0, 0, 0, 1];
+
+    fn nested(attributes: &[(u16, &[u8])]) -> Vec<u8> {
+        let attribute = |(kind, value): &(u16, &[u8])| DefaultNla::new(*kind, value.to_vec());
+        let attributes: Vec<_> = attributes.iter().map(attribute).collect();
+        let mut octets = vec![0; attributes.as_slice().buffer_len()];
+        attributes.as_slice().emit(&mut octets);
+        octets
+    }
+
+    /// An interface that is up, with more attributes.
+    fn told(kind: u16, flags: LinkFlags, more: &[(u16, &[u8])]) -> Vec<u8> {
+        let mut octets = vec![0, 0];
+        octets.extend(kind.to_ne_bytes());
+        octets.extend(7u32.to_ne_bytes());
+        octets.extend(flags.bits().to_ne_bytes());
+        octets.extend([0; 4]);
+        let (mtu, queues) = (1500u32.to_ne_bytes(), 4u32.to_ne_bytes());
+        let usual: [(u16, &[u8]); 4] = [
+            (IFLA_IFNAME, b"edge0\0"),
+            (9_999, b"of a newer kernel"),
+            (IFLA_MTU, &mtu),
+            (IFLA_NUM_TX_QUEUES, &queues),
+        ];
+        octets.extend(nested(&usual));
+        octets.extend(nested(more));
+        octets
+    }
+
+    #[test]
+    fn an_interface_is_usable_if_it_is_up_and_speaks_ethernet_alone() {
+        let up = LinkFlags::Up | LinkFlags::Running | LinkFlags::LowerUp;
+        let address: (u16, &[u8]) = (IFLA_ADDRESS, &MAC);
+        let ether = libc::ARPHRD_ETHER;
+        let usable =
+            |kind, flags, more: &[_]| Link::read(&told(kind, flags, more)).unwrap().usable();
+        let name = || "edge0".to_owned();
+        assert_eq!(usable(ether, up, &[address]), Ok(MAC));
+        let slave_of = |kind: &[u8]| nested(&[(1, b"veth\0"), (INFO_SLAVE_KIND, kind)]);
+        let (vrf, bridge) = (slave_of(b"vrf\0"), slave_of(b"bridge\0"));
+        assert_eq!(
+            usable(ether, up, &[address, (IFLA_LINKINFO, &vrf)]),
+            Err(Detour::Vrf(name()))
+        );
+        assert_eq!(
+            usable(ether, up, &[address, (IFLA_LINKINFO, &bridge)]),
+            Ok(MAC)
+        );
+        for (kind, flags, detour) in [
+            (libc::ARPHRD_NONE, up, Detour::NotEthernet(name())),
+            (libc::ARPHRD_LOOPBACK, up, Detour::NotEthernet(name())),
+            (ether, up | LinkFlags::Loopback, Detour::NotEthernet(name())),
+            (ether, up | LinkFlags::Noarp, Detour::NoArp(name())),
+            (ether, LinkFlags::empty(), Detour::Down(name())),
+            (ether, LinkFlags::Up, Detour::NoCarrier(name())),
+            (
+                ether,
+                LinkFlags::Up | LinkFlags::LowerUp,
+                Detour::NoCarrier(name()),
+            ),
+        ] {
+            assert_eq!(
+                usable(kind, flags, &[address]),
+                Err(detour),
+                "{kind} {flags}"
+            );
+        }
+        // No address, or one of another length.
+        assert_eq!(usable(ether, up, &[]), Err(Detour::NotEthernet(name())));
+        let long: (u16, &[u8]) = (IFLA_ADDRESS, &[0; 8]);
+        assert_eq!(usable(ether, up, &[long]), Err(Detour::NotEthernet(name())));
+    }
+
+    #[test]
+    fn what_is_told_of_an_interface_is_read() {
+        let link = Link::read(&told(libc::ARPHRD_ETHER, LinkFlags::Up, &[])).unwrap();
+        let Link {
+            interface,
+            name,
+            mtu,
+            queues,
+            address,
+            ..
+        } = link;
+        assert_eq!(
+            (interface, name.as_str(), mtu, queues, address),
+            (7, "edge0", 1500, 4, None)
+        );
+        let octets = told(libc::ARPHRD_ETHER, LinkFlags::Up, &[]);
+        for end in 0..octets.len() {
+            assert!(Link::read(&octets[..end]).is_none(), "{end}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn anything_may_be_told(octets in prop::collection::vec(any::<u8>(), 0..120)) {
+            let _ = Link::read(&octets).map(|link| link.usable());
+        }
+    }
+}

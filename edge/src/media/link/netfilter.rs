@@ -42,6 +42,10 @@ const TABLES: [&str; 2] = [
     "/proc/thread-self/net/ip6_tables_names",
 ];
 
+/// What is there on every host with AppArmor, and only judges packets that are marked (`SECMARK`): rules mark them, which are found themselves
+/// (apparmor_ip_postroute, security/apparmor/lsm.c).
+const HARMLESS: [&str; 1] = ["apparmor_ip_postroute"];
+
 /// Somebody's hook.
 #[derive(Clone, PartialEq, Eq, Debug, Error)]
 pub enum Hook {
@@ -71,25 +75,27 @@ const EGRESS: (i32, &str) = (NF_NETDEV_EGRESS, "the interface's egress");
 pub struct Netfilter {
     /// None: the kernel has no such sockets.
     channel: Option<Channel>,
+    /// Whether the kernel lists its hooks. Where it does not, each question would have it look for a module that does.
+    lists: bool,
 }
 
 impl Netfilter {
     pub fn open() -> io::Result<Netfilter> {
-        match Channel::open(NETLINK_NETFILTER) {
-            Ok(channel) => Ok(Netfilter {
-                channel: Some(channel),
-            }),
-            Err(error) if error.raw_os_error() == Some(libc::EPROTONOSUPPORT) => {
-                Ok(Netfilter { channel: None })
-            }
-            Err(error) => Err(error),
-        }
+        let channel = match Channel::open(NETLINK_NETFILTER) {
+            Err(error) if error.raw_os_error() == Some(libc::EPROTONOSUPPORT) => None,
+            channel => Some(channel?),
+        };
+        Ok(Netfilter {
+            lists: channel.is_some(),
+            channel,
+        })
     }
 
     /// The error is somebody whose hook packets from an address of the family of `local` meet on their way to an interface.
     pub fn look(&mut self, device: &str, local: IpAddr) -> Result<(), Bystander> {
         if let Some(channel) = &mut self.channel {
-            if hooks(channel, device, local)? {
+            self.lists = self.lists && hooks(channel, device, local)?;
+            if self.lists {
                 return Ok(());
             }
             chains(channel, local)?;
@@ -127,7 +133,7 @@ fn hooks(channel: &mut Channel, device: &str, local: IpAddr) -> Result<bool, Bys
             push(&mut request, HOOK_DEVICE, device);
         }
         let kind = kind(NFNL_SUBSYS_HOOK, GET_HOOKS);
-        let told = channel.dump(kind, &request, |answer| Some(hook(answer, place)));
+        let told = channel.dump(kind, &request, |answer| hook(answer, place));
         match told.map(|hooks| hooks.into_iter().next()) {
             Ok(Some(hook)) => return Err(Bystander::Netfilter(hook)),
             Ok(None) => {}
@@ -143,9 +149,15 @@ fn hooks(channel: &mut Channel, device: &str, local: IpAddr) -> Result<bool, Bys
     Ok(true)
 }
 
-/// What the kernel tells of one hook.
-fn hook(answer: &[u8], place: &'static str) -> Hook {
+/// What the kernel tells of one hook, unless it does nothing to packets that no other one has marked.
+fn hook(answer: &[u8], place: &'static str) -> Option<Hook> {
     let attributes = answer.get(HEADER..).unwrap_or_default();
+    let function = attribute(attributes, HOOK_FUNCTION).map(name);
+    // Without CONFIG_KALLSYMS it has no name.
+    let function = function.unwrap_or_else(|| "a function".to_owned());
+    if HARMLESS.contains(&function.as_str()) {
+        return None;
+    }
     let chain = attribute(attributes, HOOK_CHAIN)
         .and_then(|chain| attribute(chain, CHAIN_DESCRIPTION))
         .and_then(|description| {
@@ -155,12 +167,7 @@ fn hook(answer: &[u8], place: &'static str) -> Hook {
                 place,
             })
         });
-    let function = attribute(attributes, HOOK_FUNCTION).map(name);
-    chain.unwrap_or_else(|| Hook::Function {
-        // Without CONFIG_KALLSYMS it has no name.
-        function: function.unwrap_or_else(|| "a function".to_owned()),
-        place,
-    })
+    Some(chain.unwrap_or(Hook::Function { function, place }))
 }
 
 /// The base chains of nf_tables. A kernel without has none.
@@ -253,25 +260,22 @@ mod tests {
     #[test]
     fn a_hook_is_named_by_its_chain_or_else_its_function() {
         let function = (HOOK_FUNCTION, b"ipv4_conntrack_local\0".to_vec());
+        let text = |answer: &[u8]| hook(answer, "LOCAL_OUT").map(|hook| hook.to_string());
         let answer = attributes(NFPROTO_IPV4, std::slice::from_ref(&function));
-        assert_eq!(
-            hook(&answer, "LOCAL_OUT").to_string(),
-            "ipv4_conntrack_local at LOCAL_OUT"
-        );
+        let named = text(&answer);
+        assert_eq!(named.as_deref(), Some("ipv4_conntrack_local at LOCAL_OUT"));
         let description = nested(&[
             (DESCRIBED_TABLE, b"filter\0".to_vec()),
             (DESCRIBED_CHAIN, b"output\0".to_vec()),
         ]);
         let chain = (HOOK_CHAIN, nested(&[(CHAIN_DESCRIPTION, description)]));
         let answer = attributes(NFPROTO_IPV4, &[function, chain]);
-        assert_eq!(
-            hook(&answer, "LOCAL_OUT").to_string(),
-            r#"chain "output" of table "filter" at LOCAL_OUT"#
-        );
-        assert_eq!(
-            hook(&[], "LOCAL_OUT").to_string(),
-            "a function at LOCAL_OUT"
-        );
+        let named = text(&answer);
+        let expected = r#"chain "output" of table "filter" at LOCAL_OUT"#;
+        assert_eq!(named.as_deref(), Some(expected));
+        assert_eq!(text(&[]).as_deref(), Some("a function at LOCAL_OUT"));
+        let harmless = (HOOK_FUNCTION, b"apparmor_ip_postroute\0".to_vec());
+        assert_eq!(text(&attributes(NFPROTO_IPV4, &[harmless])), None);
     }
 
     #[test]

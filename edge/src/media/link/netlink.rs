@@ -18,8 +18,8 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// where one thing alone is.
 const BUFFER: usize = 256 << 10;
 
-/// Messages of an answer at most.
-const MESSAGES: usize = 1 << 20;
+/// Datagrams of an answer at most.
+const DATAGRAMS: usize = 1 << 16;
 
 /// How often to ask again for what changes while it is told.
 const DUMPS: u32 = 4;
@@ -120,12 +120,11 @@ impl Channel {
         socket: &Socket,
         mut each: impl FnMut(u16, &[u8]),
     ) -> io::Result<io::Result<()>> {
-        let (mut told, mut interrupted) = (0, false);
-        while told < MESSAGES {
+        let mut interrupted = false;
+        for _ in 0..DATAGRAMS {
             let datagram = receive(socket, &mut self.buffer, 0)?;
             for message in Messages(datagram) {
                 let message = message?;
-                told += 1;
                 if message.sequence != self.sequence {
                     continue;
                 }

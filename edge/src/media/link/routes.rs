@@ -279,8 +279,9 @@ impl Routes {
     }
 
     fn remember(&mut self, interface: u32, neighbour: IpAddr, address: Option<Mac>) {
-        if self.neighbours.len() <= NEIGHBOURS {
-            self.neighbours.insert((interface, neighbour), address);
+        let key = (interface, neighbour);
+        if self.neighbours.len() <= NEIGHBOURS || self.neighbours.contains_key(&key) {
+            self.neighbours.insert(key, address);
         }
     }
 
@@ -518,4 +519,78 @@ fn is_link_local(address: IpAddr) -> bool {
 fn ethernet([d0, d1, d2, d3, d4, d5]: Mac, [s0, s1, s2, s3, s4, s5]: Mac, to: IpAddr) -> [u8; 14] {
     let [t0, t1] = if to.is_ipv4() { IPV4 } else { IPV6 };
     [d0, d1, d2, d3, d4, d5, s0, s1, s2, s3, s4, s5, t0, t1]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const HOST: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 10));
+
+    fn event(interface: u32, neighbour_at: IpAddr, state: NeighbourState, mac: Mac) -> Vec<u8> {
+        let mut entry = neighbour(interface, neighbour_at);
+        entry.header.state = state;
+        let address = NeighbourAttribute::LinkLayerAddress(mac.to_vec());
+        entry.attributes.push(address);
+        payload(&RouteNetlinkMessage::NewNeighbour(entry))
+    }
+
+    #[test]
+    fn a_neighbours_event_matters_if_it_was_asked_for_and_is_elsewhere_now() {
+        use NeighbourState::{
+            Delay, Failed, Incomplete, Noarp, Permanent, Probe, Reachable, Stale,
+        };
+        let (here, there) = ([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]);
+        let known = HashMap::from([((7, HOST), Some(here))]);
+        let unknown = HashMap::from([((7, HOST), None)]);
+        let moved =
+            |known, state, mac| matters(known, libc::RTM_NEWNEIGH, &event(7, HOST, state, mac));
+        for state in [Reachable, Stale, Delay, Probe, Permanent] {
+            assert!(!moved(&known, state, here), "{state}");
+            assert!(moved(&known, state, there), "{state}");
+            assert!(moved(&unknown, state, here), "{state}");
+        }
+        for state in [Incomplete, Failed, Noarp, NeighbourState::None] {
+            assert!(moved(&known, state, here), "{state}");
+            assert!(!moved(&unknown, state, here), "{state}");
+        }
+        let gone = event(7, HOST, Reachable, here);
+        assert!(matters(&known, libc::RTM_DELNEIGH, &gone));
+        assert!(!matters(&unknown, libc::RTM_DELNEIGH, &gone));
+        // Another interface's, another host's; a request of the kernel's; what is not understood.
+        let other = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 11));
+        for event in [
+            event(8, HOST, Reachable, there),
+            event(7, other, Reachable, there),
+        ] {
+            assert!(!matters(&known, libc::RTM_NEWNEIGH, &event));
+        }
+        assert!(!matters(&known, libc::RTM_GETNEIGH, &gone));
+        assert!(matters(&known, libc::RTM_NEWNEIGH, &gone[..5]));
+        assert!(matters(&known, libc::RTM_NEWROUTE, &[]));
+    }
+
+    /// Above the limit nobody can be told from those that a path was asked for.
+    #[test]
+    fn with_too_many_neighbours_each_matters() {
+        let ip = |n: u32| IpAddr::from(std::net::Ipv4Addr::from(n));
+        let known: HashMap<_, _> = (0..=NEIGHBOURS as u32)
+            .map(|n| ((7, ip(n)), None))
+            .collect();
+        let event = event(7, HOST, NeighbourState::Reachable, [2; 6]);
+        assert!(matters(&known, libc::RTM_NEWNEIGH, &event));
+    }
+
+    proptest! {
+        #[test]
+        fn anything_may_be_told(octets in prop::collection::vec(any::<u8>(), 0..120), kind in 16u16..32) {
+            let _ = matters(&HashMap::new(), kind, &octets);
+            if let Ok(RouteNetlinkMessage::NewRoute(route)) =
+                RouteNetlinkMessage::parse_with_param(&octets[..], libc::RTM_NEWROUTE)
+            {
+                let _ = NextHop::read(&route, HOST);
+            }
+        }
+    }
 }

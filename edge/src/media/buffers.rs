@@ -7,7 +7,6 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
 
-const PAGE: usize = 4096;
 /// Octets of a cache line.
 const LINE: usize = 64;
 
@@ -111,11 +110,6 @@ impl BufferPool {
         (self.ring.as_ptr().expose_provenance() as u64, self.count)
     }
 
-    /// How many buffers there are.
-    pub fn count(&self) -> u16 {
-        self.count
-    }
-
     /// What the buffers are in.
     pub fn memory(&self) -> &Arc<Memory> {
         &self.memory
@@ -188,7 +182,8 @@ impl Drop for BufferPool {
 
 /// Zeroed whole pages.
 fn allocate(bytes: usize) -> (NonNull<u8>, Layout) {
-    let Ok(layout) = Layout::from_size_align(bytes.max(1).next_multiple_of(PAGE), PAGE) else {
+    let page = rustix::param::page_size();
+    let Ok(layout) = Layout::from_size_align(bytes.max(1).next_multiple_of(page), page) else {
         // At most 2^15 buffers of 2^16 octets: always a valid layout.
         handle_alloc_error(Layout::new::<u8>());
     };

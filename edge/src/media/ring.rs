@@ -91,7 +91,8 @@ pub struct Ring {
     links_hold: bool,
     /// Frames that they were given and that did not leave.
     link_losses: u64,
-    failed_link: Option<FailedLink>,
+    /// At most one for each, until they are told.
+    failed_links: Vec<FailedLink>,
     thread_bound: PhantomData<*const ()>,
 }
 
@@ -144,7 +145,7 @@ impl Ring {
             links: [const { None }; LINKS],
             links_hold: false,
             link_losses: 0,
-            failed_link: None,
+            failed_links: Vec::with_capacity(LINKS),
             thread_bound: PhantomData,
             uring,
         })
@@ -280,9 +281,9 @@ impl Ring {
         }
     }
 
-    /// What the buffers are in, and how many they are.
-    pub fn memory(&self) -> (Arc<Memory>, u16) {
-        (self.pool.memory().clone(), self.pool.count())
+    /// What the buffers are in.
+    pub fn memory(&self) -> Arc<Memory> {
+        self.pool.memory().clone()
     }
 
     /// From now on `sender` sends what is given to `link`. Returns the one before.
@@ -297,7 +298,7 @@ impl Ring {
         Some(before)
     }
 
-    /// Sends the octets `frame` of `buffer`, an Ethernet frame, by `link`, at the next submission. The buffer returns to the pool by
+    /// Sends the octets `frame` of `buffer`, an Ethernet frame, by `link`, at the next submission at the latest. The buffer returns to the pool by
     /// itself. An error hands the buffer back: there is no such link, or it takes less than comes.
     pub fn send_by_link(
         &mut self,
@@ -305,15 +306,23 @@ impl Ring {
         buffer: Buffer,
         frame: Range<usize>,
     ) -> Result<(), Buffer> {
-        let place = self.pool.place(&buffer, frame.start);
-        match self.links.get_mut(usize::from(link)) {
-            Some(Some(sender)) if frame.end <= self.pool.size() => {
-                sender.push(buffer, place, frame.len())?;
-                self.links_hold = true;
-                Ok(())
-            }
-            _ => Err(buffer),
+        if frame.end > self.pool.size() {
+            return Err(buffer);
         }
+        let (place, octets) = (self.pool.place(&buffer, frame.start), frame.len());
+        let full = match self.links.get_mut(usize::from(link)) {
+            Some(Some(sender)) => sender.push(buffer, place, octets),
+            _ => Err(buffer),
+        };
+        let pushed = full.or_else(|buffer| {
+            self.flush_link(link);
+            match self.links.get_mut(usize::from(link)) {
+                Some(Some(sender)) => sender.push(buffer, place, octets),
+                _ => Err(buffer),
+            }
+        });
+        self.links_hold |= pushed.is_ok();
+        pushed
     }
 
     /// Whether frames wait for an interface that takes none at present.
@@ -326,36 +335,37 @@ impl Ring {
         std::mem::take(&mut self.link_losses)
     }
 
-    /// A link that has failed since the last call. It is not a link any more.
+    /// A link that has failed. It is not a link any more.
     pub fn take_failed_link(&mut self) -> Option<FailedLink> {
-        self.failed_link.take()
+        self.failed_links.pop()
     }
 
     /// Lets what was given to links leave.
     fn flush_links(&mut self) {
-        if !std::mem::take(&mut self.links_hold) {
-            return;
+        if std::mem::take(&mut self.links_hold) {
+            (0..LINKS as u8).for_each(|link| self.flush_link(link));
         }
-        for (link, place) in (0..).zip(&mut self.links) {
-            let Some(sender) = place else { continue };
-            match sender.flush(&mut self.pool) {
-                Ok(refused) => {
-                    self.link_losses += u64::from(refused);
-                    self.links_hold |= sender.waiting() > 0;
-                }
-                Err(error) => {
-                    self.link_losses += sender.waiting() as u64;
-                    sender.abandon(&mut self.pool);
-                    // Of two that fail in one turn the other is told when it fails again: it takes nothing any more.
-                    if self.failed_link.is_none()
-                        && let Some(sender) = place.take()
-                    {
-                        self.failed_link = Some(FailedLink {
-                            link,
-                            sender,
-                            error,
-                        });
-                    }
+    }
+
+    fn flush_link(&mut self, link: u8) {
+        let Some(place) = self.links.get_mut(usize::from(link)) else {
+            return;
+        };
+        let Some(sender) = place else { return };
+        match sender.flush(&mut self.pool) {
+            Ok(refused) => {
+                self.link_losses += u64::from(refused);
+                self.links_hold |= sender.waiting() > 0;
+            }
+            Err(error) => {
+                self.link_losses += sender.waiting() as u64;
+                sender.abandon(&mut self.pool);
+                if let Some(sender) = place.take() {
+                    self.failed_links.push(FailedLink {
+                        link,
+                        sender,
+                        error,
+                    });
                 }
             }
         }

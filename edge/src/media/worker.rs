@@ -99,8 +99,7 @@ impl Worker {
                 .map_err(MediaError::system("registering the shared sockets"))?;
         }
         if let Some(ways) = &setup.ways {
-            let (memory, buffers) = ring.memory();
-            ways.introduce(memory, buffers);
+            ways.introduce(ring.memory());
         }
         Ok(Worker {
             ways: setup.ways,

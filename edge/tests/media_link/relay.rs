@@ -265,10 +265,16 @@ fn where_the_interface_has_no_queue_left_the_kernel_sends() {
         let mut first = Call::begin(peer, first, 0);
         first.until(true);
         let mut second = Call::begin(peer, second, 0);
-        for _ in 0..50 {
-            second.talk();
-            first.talk();
-        }
+        second.talk();
+        // Who asks later is answered later: a new host of the first thread's shows that the second has its answer.
+        let third = peer.run(|| Party::new("third", "192.0.2.30"));
+        let leg = first.bench.open(EDGE[0], LatchMode::Signalling);
+        first.bench.describe(leg, &third);
+        first.bench.bridge(first.leg_a, leg);
+        first.bench.settle_commands();
+        (first.b, first.leg_b) = (third, leg);
+        first.until(true);
+        second.talk();
         assert_eq!(second.linked(), 0);
         assert_eq!(first.share(), 20);
         drop((first, second));
@@ -279,14 +285,78 @@ fn where_the_interface_has_no_queue_left_the_kernel_sends() {
 /// What the host's own sockets get is no way's.
 #[test]
 fn a_peer_on_the_same_host_is_reached_through_the_kernel() {
-    linked("", |_, [mut bench], links| {
+    linked("", |peer, [mut bench], links| {
         let [a, b] = ["caller", "human"].map(|name| Party::new(name, EDGE[0]));
         let (leg_a, leg_b) = crate::bench::conversation(&mut bench, &a, &b);
-        for number in 2..50 {
+        crate::bench::talk(&a, leg_a, &b, leg_b, 2);
+        // Who asks later is answered later: packets to another host that leave past the kernel show that the answer is here.
+        let mut far = Call::begin(peer, bench, 0);
+        far.until(true);
+        let before = far.linked();
+        for number in 3..50 {
             crate::bench::talk(&a, leg_a, &b, leg_b, number);
         }
-        assert_eq!(bench.counters.sent_by_link.get(), 0);
+        let bench = far.bench;
+        assert_eq!(bench.counters.sent_by_link.get(), before);
         drop(bench);
+        drop(links);
+    });
+}
+
+/// Queues that the interface has but does not send by take frames and keep them.
+#[test]
+fn queues_that_send_nothing_are_not_used() {
+    let one_that_sends = "numrxqueues 4 numtxqueues 1";
+    linked(one_that_sends, |peer, [first, second], links| {
+        let mut calls = [first, second].map(|bench| Call::begin(peer, bench, 0));
+        let [first, second] = &mut calls;
+        first.until(true);
+        second.talk();
+        assert_eq!(second.linked() + second.share(), 0);
+        drop(calls);
+        drop(links);
+    });
+}
+
+/// The interface below it may have filters of its own.
+#[test]
+fn an_interface_made_of_others_is_left_to_the_kernel() {
+    linked("", |peer, [bench], links| {
+        let mut call = Call::begin(peer, bench, 0);
+        call.until(true);
+        ip("link add bridge0 type bridge");
+        ip("link set bridge0 up");
+        ip("link set edge0 master bridge0");
+        ip("address flush dev edge0");
+        ip("address add 192.0.2.1/24 dev bridge0");
+        call.meet_again();
+        call.until(false);
+        drop(call);
+        drop(links);
+    });
+}
+
+#[test]
+fn an_interface_that_comes_back_is_used_again() {
+    linked("", |peer, [bench], links| {
+        let mut call = Call::begin(peer, bench, 0);
+        call.until(true);
+        ip("link del edge0");
+        let thread = peer.run(|| rustix::thread::gettid().as_raw_nonzero());
+        ip(&format!(
+            "link add edge0 type veth peer name peer0 netns {thread}"
+        ));
+        ip("address add 192.0.2.1/24 dev edge0");
+        ip("link set edge0 up");
+        peer.run(|| {
+            for host in [CALLER[0], HUMAN[0]] {
+                ip(&format!("address add {host}/24 dev peer0"));
+            }
+            ip("link set peer0 up");
+        });
+        call.meet_again();
+        call.until(true);
+        drop(call);
         drop(links);
     });
 }

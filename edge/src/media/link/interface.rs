@@ -13,6 +13,10 @@ use std::io;
 const LINK_HEADER: usize = 16;
 /// Inside `IFLA_LINKINFO` (linux/if_link.h): what the interface that this one is enslaved to is.
 const INFO_SLAVE_KIND: u16 = 4;
+/// The same of the interface itself, where it is not a device's.
+const INFO_KIND: u16 = 1;
+/// A kind that has no other interface of this host below it.
+const VETH: &str = "veth";
 
 /// An Ethernet address.
 pub(super) type Mac = [u8; 6];
@@ -31,6 +35,8 @@ pub struct Link {
     kind: LinkLayerType,
     flags: LinkFlags,
     routed_apart: bool,
+    /// What it is, where it is made of others.
+    made_of: Option<String>,
 }
 
 impl Link {
@@ -66,7 +72,12 @@ impl Link {
         let master = attribute(attributes, IFLA_LINKINFO)
             .and_then(|info| attribute(info, INFO_SLAVE_KIND))
             .map(name);
+        let made_of = attribute(attributes, IFLA_LINKINFO)
+            .and_then(|info| attribute(info, INFO_KIND))
+            .map(name)
+            .filter(|kind| kind != VETH);
         Some(Link {
+            made_of,
             interface: header.index,
             name: name(attribute(attributes, IFLA_IFNAME)?),
             mtu: number(IFLA_MTU)?,
@@ -89,6 +100,12 @@ impl Link {
         }
         if self.routed_apart {
             return Err(Detour::Vrf(name()));
+        }
+        if let Some(kind) = &self.made_of {
+            return Err(Detour::Stacked {
+                interface: name(),
+                kind: kind.clone(),
+            });
         }
         if !self.flags.contains(LinkFlags::Up) {
             return Err(Detour::Down(name()));

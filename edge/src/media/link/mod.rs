@@ -14,6 +14,7 @@
 
 pub mod bystanders;
 pub mod cgroup;
+mod driver;
 mod interface;
 mod netfilter;
 mod netlink;
@@ -24,8 +25,11 @@ pub mod table;
 
 pub use interface::Link;
 
+use crate::media::buffers::Memory;
 use sender::LinkSender;
+use std::io;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 /// Interfaces that a media thread can send to.
 pub const LINKS: usize = 4;
@@ -45,7 +49,7 @@ pub struct Way {
 #[derive(Debug)]
 enum Request {
     /// Its memory, before anything else.
-    Memory(std::sync::Arc<crate::media::buffers::Memory>, u16),
+    Memory(Arc<Memory>),
     /// Which way packets from `local` to `host` leave, now and whenever that changes. The answers bear `number`.
     Follow {
         number: u16,
@@ -54,8 +58,12 @@ enum Request {
     },
     /// The host of `number` does not matter any more.
     Forget { number: u16 },
-    /// The sender of `link` has failed.
-    Failed { link: u8, error: std::io::Error },
+    /// The sender of `link` that came with `serial` has failed.
+    Failed {
+        link: u8,
+        serial: u64,
+        error: io::Error,
+    },
     /// Close this, where nothing waits for that.
     Retire(Box<LinkSender>),
 }
@@ -63,8 +71,12 @@ enum Request {
 /// What the service tells a media thread.
 #[derive(Debug)]
 enum Update {
-    /// Use this for `link` from now on.
-    Open { link: u8, sender: Box<LinkSender> },
+    /// Use this for `link` from now on, and forget the ways that led by it.
+    Open {
+        link: u8,
+        serial: u64,
+        sender: Box<LinkSender>,
+    },
     /// The way to `host`, which is `number`; `None`: through the kernel.
     Way {
         number: u16,

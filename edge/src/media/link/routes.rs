@@ -88,6 +88,8 @@ pub enum Detour {
     NoArp(String),
     #[error("{0} is part of a VRF")]
     Vrf(String),
+    #[error("{interface} is a {kind}: others have a say in what leaves by the interface below it")]
+    Stacked { interface: String, kind: String },
     #[error("{0} is down")]
     Down(String),
     #[error("{0} has no carrier")]

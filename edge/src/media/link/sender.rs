@@ -2,7 +2,8 @@
 //! (the kernel's Documentation/networking/af_xdp.rst).
 //!
 //! It is bound in copy mode: the kernel copies a frame while [`LinkSender::flush`] tells it to send, and never looks at the memory
-//! otherwise. So a buffer is free once the kernel has taken its descriptor, whatever the interface does with the copy.
+//! otherwise. So a buffer is free once the kernel has taken its descriptor, whatever the interface does with the copy. Some drivers do without
+//! that copy all the same; their interfaces are not for this ([`super::driver::copies`]).
 
 use crate::media::buffers::{Buffer, BufferPool, Memory};
 use rustix::io::Errno;
@@ -27,10 +28,16 @@ use std::sync::atomic::{AtomicU32, Ordering};
 const CHUNK: u32 = 2048;
 /// Octets of copies that the interface has not sent yet, as the kernel counts them (768 and more for a packet).
 const QUEUE: usize = 8 << 20;
-/// Frames that one system call may send (`XDP_MAX_TX_SKB_BUDGET` of linux/if_xdp.h, kernel 6.17 on; 32 before).
+/// Frames that one system call may send at most (`XDP_MAX_TX_SKB_BUDGET` of linux/if_xdp.h, kernel 6.17 on).
 const SOL_XDP: libc::c_int = 283;
 const MAX_TX_SKB_BUDGET: libc::c_int = 9;
-const BUDGET: u32 = 512;
+/// The same without that option.
+const BUDGET: usize = 32;
+/// Frames that are kept for one flush: few enough to be in the processor's caches still, and that all links of a thread together never
+/// keep its buffers from the receives.
+const MOST: usize = 64;
+/// Flushes in which an interface took nothing, after which it is given up: with no other packets they are a millisecond apart.
+const PATIENCE: u32 = 50;
 /// Queues of an interface that are tried at most.
 const QUEUES_TRIED: u32 = 64;
 
@@ -44,8 +51,8 @@ pub struct LinkSender {
     memory: Arc<Memory>,
     /// What the kernel has not taken yet, oldest first.
     in_flight: VecDeque<Buffer>,
-    /// More of them are refused: the rest is for receives.
-    most: usize,
+    /// Flushes in a row in which it took nothing.
+    in_vain: u32,
     /// Descriptors written so far; wraps.
     written: u32,
     /// Descriptors that the kernel had taken when it was last looked at; wraps.
@@ -68,11 +75,10 @@ fn socket() -> io::Result<OwnedFd> {
 }
 
 impl LinkSender {
-    /// A sender of frames from `memory`, which has `buffers`, to `interface`. Of its `queues` the first one from `queue` on that no other
+    /// A sender of frames from `memory` to `interface`. Of its `queues` the first one from `queue` on that no other
     /// AF_XDP socket has. Needs CAP_NET_RAW, and CAP_NET_ADMIN for its queue; RLIMIT_MEMLOCK has to permit `memory`.
     pub fn open(
         memory: Arc<Memory>,
-        buffers: u16,
         interface: u32,
         (queue, queues): (u32, u32),
     ) -> io::Result<LinkSender> {
@@ -87,7 +93,7 @@ impl LinkSender {
             flags: XdpUmemRegFlags::XDP_UMEM_UNALIGNED_CHUNK_FLAG,
             tx_metadata_len: 0,
         };
-        let entries = u32::from(buffers).next_power_of_two();
+        let entries = MOST.next_power_of_two() as u32;
         sockopt::set_xdp_umem_reg(&socket, area)?;
         // Nothing is received, but the kernel wants that queue.
         sockopt::set_xdp_umem_fill_ring_size(&socket, 1)?;
@@ -95,7 +101,7 @@ impl LinkSender {
         sockopt::set_xdp_umem_completion_ring_size(&socket, entries * 4)?;
         sockopt::set_xdp_tx_ring_size(&socket, entries)?;
         sockopt::set_socket_send_buffer_size_force(&socket, QUEUE)?;
-        raise_budget(&socket);
+        raise_budget(&socket, entries);
         let offsets = sockopt::xdp_mmap_offsets(&socket)?;
         let frames = Queue::map(&socket, entries, &offsets.tx, XDP_PGOFF_TX_RING)?;
         let completed = Queue::map(
@@ -110,17 +116,17 @@ impl LinkSender {
             completed,
             socket,
             memory,
-            in_flight: VecDeque::with_capacity(entries as usize),
-            most: usize::from(buffers / 2),
+            in_flight: VecDeque::with_capacity(MOST),
+            in_vain: 0,
             written: 0,
             taken: 0,
         })
     }
 
-    /// Sends the `octets` at `place` of the memory, which are in `buffer`, with the next [`LinkSender::flush`]. An error hands the buffer back: the
-    /// interface takes less than comes.
+    /// Sends the `octets` at `place` of the memory, which are in `buffer`, with the next [`LinkSender::flush`]. An error hands the buffer back:
+    /// flush first, and where that makes no room, the interface takes less than comes.
     pub fn push(&mut self, buffer: Buffer, place: usize, octets: usize) -> Result<(), Buffer> {
-        if self.in_flight.len() >= self.most {
+        if self.in_flight.len() >= MOST {
             return Err(buffer);
         }
         let frame = XdpDesc {
@@ -135,30 +141,39 @@ impl LinkSender {
     }
 
     /// Lets the kernel take what was pushed, and gives the buffers of what it took back to `pool`. Returns how many frames the interface refused.
-    /// What it does not take at present stays. An error is the end of this sender: nothing that it still has is sent.
+    /// What it does not take at present stays, for a while. An error is the end of this sender: nothing that it still has is sent.
     pub fn flush(&mut self, pool: &mut BufferPool) -> io::Result<u32> {
         let mut refused = 0;
-        if self.in_flight.is_empty() {
-            return Ok(refused);
-        }
         self.frames
             .producer()
             .store(self.written, Ordering::Release);
-        loop {
+        // A call may end early without telling what it took (before kernel 6.17): the next one goes on from there, and tells.
+        let mut calls = self.in_flight.len() / BUDGET + 2;
+        while !self.in_flight.is_empty() && calls > 0 {
             self.completed.skip();
             let sent = send(&self.socket, &[], SendFlags::DONTWAIT);
-            let taken = self.take_back(pool);
             match sent {
-                // The rest, if any, is for the next call.
-                Ok(_) | Err(Errno::AGAIN | Errno::INTR | Errno::NOBUFS) => {}
-                // The last one taken is lost.
+                // Nothing is left that would be taken now.
+                Ok(_) => calls = 0,
+                Err(Errno::AGAIN | Errno::INTR | Errno::NOBUFS) => calls -= 1,
+                // The last one taken is lost; each is lost once.
                 Err(Errno::BUSY) => refused += 1,
                 Err(error) => return Err(error.into()),
             }
-            if self.in_flight.is_empty() || taken == 0 {
-                return Ok(refused);
+            if self.take_back(pool) > 0 {
+                self.in_vain = 0;
+            }
+            if refused as usize > MOST {
+                break;
             }
         }
+        if !self.in_flight.is_empty() {
+            self.in_vain += 1;
+            if self.in_vain > PATIENCE {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+        }
+        Ok(refused)
     }
 
     /// Buffers that the kernel has not taken.
@@ -171,7 +186,6 @@ impl LinkSender {
         for buffer in self.in_flight.drain(..) {
             pool.recycle(buffer);
         }
-        self.most = 0;
     }
 
     /// Frees the buffers of what the kernel has taken since the last call; how many those were.
@@ -204,17 +218,16 @@ fn bind_free(socket: &OwnedFd, interface: u32, first: u32, queues: u32) -> io::R
     Err(last.into())
 }
 
-/// Lets one system call send a whole turn's packets, where the kernel can.
-fn raise_budget(socket: &OwnedFd) {
-    let budget = BUDGET;
+/// Lets one system call send all `frames` of the ring, where the kernel can.
+fn raise_budget(socket: &OwnedFd, frames: u32) {
     // SAFETY: the pointer and the length are those of a local that outlives the call.
     let _ = unsafe {
         libc::setsockopt(
             socket.as_raw_fd(),
             SOL_XDP,
             MAX_TX_SKB_BUDGET,
-            (&raw const budget).cast(),
-            std::mem::size_of_val(&budget) as libc::socklen_t,
+            (&raw const frames).cast(),
+            std::mem::size_of_val(&frames) as libc::socklen_t,
         )
     };
 }

@@ -1,6 +1,7 @@
 //! The thread that knows the ways past the kernel's IP, and tells the media threads.
 
 use super::bystanders::Bystanders;
+use super::driver;
 use super::routes::{Path, Routes};
 use super::sender::{self, LinkSender};
 use super::table::WayTable;
@@ -9,9 +10,11 @@ use crate::handoff::{Receiver, Sender, Waker, bounded_on};
 use crate::media::buffers::Memory;
 use crate::media::{headers, ipsec};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use socket2::{Domain, Socket, Type};
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::net::IpAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -22,12 +25,14 @@ const UPDATES: usize = 4096;
 
 /// How often to look who else has a say. A capture that begins misses what leaves until then.
 const LOOK: Duration = Duration::from_secs(1);
-/// Routes and neighbours that change all the time are looked at no more often.
+/// Routes and neighbours that change all the time are looked at no more often, and for a fifth of the time at most.
 const SETTLE: Duration = Duration::from_millis(50);
+const REST: u32 = 4;
 /// How often the kernel is asked to check the neighbours that it does not send to itself.
 const CONFIRM: Duration = Duration::from_secs(5);
 /// How long an interface is left alone that could not be sent to.
-const PAUSE: Duration = Duration::from_secs(10);
+const PAUSE: Duration = Duration::from_secs(5);
+const LONGEST_PAUSE: Duration = Duration::from_secs(600);
 
 /// See the module.
 pub struct LinkService {
@@ -41,6 +46,10 @@ pub struct LinkService {
     /// Of IPsec, which any packet may be subject to; as of the last review.
     policies: Option<String>,
     looked: Option<Instant>,
+    /// How long to rest between two reviews.
+    settle: Duration,
+    /// Senders opened so far.
+    opened: u64,
     confirmed: Instant,
     /// Something may have changed since the last review of all ways.
     changed: bool,
@@ -52,9 +61,8 @@ pub struct LinkService {
 #[derive(Debug)]
 struct Thread {
     updates: Sender<Update>,
-    memory: Option<(Arc<Memory>, u16)>,
-    /// The interface of each of its senders.
-    links: [Option<u32>; LINKS],
+    memory: Option<Arc<Memory>>,
+    links: [Option<Opened>; LINKS],
     hosts: HashMap<u16, Followed>,
 }
 
@@ -73,24 +81,58 @@ impl Family {
     }
 }
 
+/// A sender of a thread.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Opened {
+    interface: u32,
+    serial: u64,
+}
+
 /// A host that a thread's flows send to.
 #[derive(Debug)]
 struct Followed {
     local: IpAddr,
     address: IpAddr,
-    told: Option<Way>,
+    /// `None`: whatever it was, it has to be told anew.
+    told: Option<Option<Way>>,
+    path: Option<Path>,
+}
+
+impl Followed {
+    fn leads_by(&self, link: usize) -> bool {
+        matches!(self.told, Some(Some(way)) if usize::from(way.link) == link)
+    }
 }
 
 #[derive(Debug)]
 struct Interface {
     name: String,
     queues: u32,
+    /// Its driver does not send from our memory.
+    copies: bool,
     /// Of each family that leaves by it: why not past the kernel's IP.
     objections: HashMap<Family, Option<String>>,
     /// Of which that was found out in this review.
     looked_at: HashSet<Family>,
     /// It could not be sent to.
-    pause: Option<Instant>,
+    pause: Option<Pause>,
+}
+
+/// An interface that could not be sent to is left alone for a while, for longer each time.
+#[derive(Clone, Copy, Debug)]
+struct Pause {
+    until: Instant,
+    length: Duration,
+}
+
+impl Pause {
+    fn after(before: Option<Pause>, now: Instant) -> Pause {
+        let length = before.map_or(PAUSE, |before| (before.length * 2).min(LONGEST_PAUSE));
+        Pause {
+            until: now + length,
+            length,
+        }
+    }
 }
 
 /// Ends a [`LinkService`].
@@ -112,6 +154,11 @@ impl LinkService {
     /// CAP_NET_RAW.
     pub fn new(threads: usize) -> io::Result<(LinkService, Vec<WayTable>)> {
         sender::probe()?;
+        if routed_apart()? {
+            return Err(io::Error::other(
+                "sockets of this process get a mark or an interface, which routes would not be asked for with",
+            ));
+        }
         let waker = Waker::new()?;
         let (request, requests) = bounded_on(REQUESTS, &waker);
         let mut tables = Vec::with_capacity(threads);
@@ -136,6 +183,8 @@ impl LinkService {
             interfaces: HashMap::new(),
             policies: policies(),
             looked: None,
+            settle: SETTLE,
+            opened: 0,
             confirmed: Instant::now(),
             changed: false,
             untold: false,
@@ -150,15 +199,41 @@ impl LinkService {
         }
     }
 
-    /// Serves until it is stopped.
+    /// Serves until it is stopped. Whatever goes wrong costs the ways alone.
     pub fn run(mut self) {
         while !self.stop.load(Ordering::Acquire) {
-            if let Err(error) = self.turn() {
-                // Whatever it is, nothing is known to be as it was.
-                self.changed = true;
-                tracing::debug!(%error, "looking after the ways past the kernel's IP");
-                std::thread::sleep(SETTLE);
+            match catch_unwind(AssertUnwindSafe(|| self.turn())) {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => {
+                    // Whatever it is, nothing is known to be as it was.
+                    self.changed = true;
+                    tracing::debug!(%error, "looking after the ways past the kernel's IP");
+                    std::thread::sleep(SETTLE);
+                }
+                Err(_) => {
+                    tracing::error!(
+                        "the ways past the kernel's IP are not looked after any more: media leaves through the kernel"
+                    );
+                    return self.withdraw();
+                }
             }
+        }
+    }
+
+    /// Takes every way back, until it is stopped.
+    fn withdraw(self) {
+        while !self.stop.load(Ordering::Acquire) {
+            while self.requests.try_recv().is_some() {}
+            for thread in &self.threads {
+                for (&number, followed) in &thread.hosts {
+                    let _ = thread.updates.try_send(Update::Way {
+                        number,
+                        host: followed.address,
+                        way: None,
+                    });
+                }
+            }
+            std::thread::sleep(LOOK);
         }
     }
 
@@ -172,10 +247,12 @@ impl LinkService {
         self.changed |= *changed.as_ref().unwrap_or(&true);
         let since = self.looked.map(|at| now - at);
         let due = since.is_none_or(|since| since >= LOOK);
-        if due || (self.changed || self.untold) && since.is_none_or(|since| since >= SETTLE) {
-            self.looked = Some(now);
+        let due = due && since.is_none_or(|since| since >= self.settle);
+        if due || (self.changed || self.untold) && since.is_none_or(|since| since >= self.settle) {
             self.changed = false;
             self.review(now);
+            self.settle = SETTLE.max(now.elapsed() * REST);
+            self.looked = Some(Instant::now());
         }
         changed.map(drop)
     }
@@ -186,7 +263,7 @@ impl LinkService {
         waker.announce_sleep();
         let timeout = match (self.requests.is_empty(), self.changed || self.untold) {
             (false, _) => Duration::ZERO,
-            (true, true) => SETTLE,
+            (true, true) => self.settle,
             (true, false) => LOOK,
         };
         let timespec = Timespec::try_from(timeout).map_err(io::Error::other)?;
@@ -212,7 +289,7 @@ impl LinkService {
             return;
         };
         match request {
-            Request::Memory(memory, buffers) => thread.memory = Some((memory, buffers)),
+            Request::Memory(memory) => thread.memory = Some(memory),
             Request::Follow {
                 number: host,
                 local,
@@ -221,7 +298,9 @@ impl LinkService {
                 let followed = Followed {
                     local,
                     address,
-                    told: None,
+                    // What a thread begins with.
+                    told: Some(None),
+                    path: None,
                 };
                 thread.hosts.insert(host, followed);
                 self.lead(now, number, host);
@@ -229,19 +308,39 @@ impl LinkService {
             Request::Forget { number } => {
                 thread.hosts.remove(&number);
             }
-            Request::Failed { link, error } => {
-                let place = thread.links.get_mut(usize::from(link));
-                let interface = place.and_then(Option::take);
-                // The thread has stopped using it by itself.
-                for host in thread.hosts.values_mut() {
-                    host.told = host.told.filter(|way| way.link != link);
-                }
-                if let Some(interface) = interface.and_then(|one| self.interfaces.get_mut(&one)) {
-                    interface.pause = Some(now + PAUSE);
-                    tracing::warn!(interface = interface.name, %error, "media leaves through the kernel's IP: its link has failed");
-                }
-            }
+            Request::Failed {
+                link,
+                serial,
+                error,
+            } => self.failed(now, (number, link, serial), &error),
             Request::Retire(sender) => drop(sender),
+        }
+    }
+
+    /// A thread's sender has come to its end. The thread knows, but may be told of ways by it yet.
+    fn failed(
+        &mut self,
+        now: Instant,
+        (thread, link, serial): (usize, u8, u64),
+        error: &io::Error,
+    ) {
+        let Some(thread) = self.threads.get_mut(thread) else {
+            return;
+        };
+        let link = usize::from(link);
+        let Some(place) = thread.links.get_mut(link) else {
+            return;
+        };
+        let Some(opened) = place.take_if(|opened| opened.serial == serial) else {
+            return;
+        };
+        for host in thread.hosts.values_mut().filter(|host| host.leads_by(link)) {
+            host.told = None;
+        }
+        self.changed = true;
+        if let Some(interface) = self.interfaces.get_mut(&opened.interface) {
+            interface.pause = Some(Pause::after(interface.pause, now));
+            tracing::warn!(interface = interface.name, %error, "media leaves through the kernel's IP: its link has failed");
         }
     }
 
@@ -277,7 +376,9 @@ impl LinkService {
         if !interface.looked_at.insert(family) {
             return matches!(interface.objections.get(&family), Some(None));
         }
-        let objection = self.policies.clone().or_else(|| {
+        let driver = (!interface.copies)
+            .then(|| "its driver sends from memory that has to be free again".to_owned());
+        let objection = driver.or_else(|| self.policies.clone()).or_else(|| {
             let bystander = self.bystanders.look(index, local);
             bystander.map(|bystander| bystander.to_string())
         });
@@ -311,14 +412,16 @@ impl LinkService {
         let Some((local, address)) = found else {
             return;
         };
-        let way = self.way(now, number, (local, address));
+        let path = self.path(local, address);
+        let way = path.and_then(|path| self.way(now, (number, local), &path));
         let Some(thread) = self.threads.get_mut(number) else {
             return;
         };
         let Some(followed) = thread.hosts.get_mut(&host) else {
             return;
         };
-        if followed.told == way {
+        followed.path = path.filter(|_| way.is_some());
+        if followed.told == Some(way) {
             return;
         }
         let update = Update::Way {
@@ -327,33 +430,36 @@ impl LinkService {
             way,
         };
         match thread.updates.try_send(update) {
-            Ok(()) => followed.told = way,
+            Ok(()) => followed.told = Some(way),
             Err(_) => self.untold = true,
         }
     }
 
-    /// The way past the kernel's IP, if there is one.
-    fn way(&mut self, now: Instant, thread: usize, (local, host): (IpAddr, IpAddr)) -> Option<Way> {
-        let path = match self.routes.path(local, host) {
-            Ok(Ok(path)) => path,
+    /// What the kernel would do with packets to a host, if that can be done without it.
+    fn path(&mut self, local: IpAddr, host: IpAddr) -> Option<Path> {
+        match self.routes.path(local, host) {
+            Ok(Ok(path)) if path.mtu < headers::smallest_mtu(host) => {
+                tracing::debug!(%host, mtu = path.mtu, "media leaves through the kernel's IP: the path takes no whole packets");
+                None
+            }
+            Ok(Ok(path)) => Some(path),
             Ok(Err(detour)) => {
                 tracing::debug!(%host, %detour, "media leaves through the kernel's IP");
-                return None;
+                None
             }
             Err(error) => {
                 tracing::debug!(%host, %error, "media leaves through the kernel's IP: its route cannot be asked for");
-                return None;
+                None
             }
-        };
-        if path.mtu < headers::smallest_mtu(host) {
-            tracing::debug!(%host, mtu = path.mtu, "media leaves through the kernel's IP: the path takes no whole packets");
-            return None;
         }
-        self.know(&path);
-        if !self.permits(path.interface, local) {
-            return None;
-        }
-        let link = self.link(now, thread, path.interface)?;
+    }
+
+    /// The way of a path past the kernel's IP, if there is one.
+    fn way(&mut self, now: Instant, (thread, local): (usize, IpAddr), path: &Path) -> Option<Way> {
+        self.know(path);
+        let link = self
+            .permits(path.interface, local)
+            .then(|| self.link(now, thread, path.interface))??;
         Some(Way {
             header: path.ethernet,
             link,
@@ -369,8 +475,9 @@ impl LinkService {
             return;
         };
         let interface = Interface {
+            queues: driver::transmit_queues(&link.name),
+            copies: driver::copies(&link.name),
             name: link.name,
-            queues: link.queues,
             objections: HashMap::new(),
             looked_at: HashSet::new(),
             pause: None,
@@ -382,34 +489,46 @@ impl LinkService {
     fn link(&mut self, now: Instant, number: usize, index: u32) -> Option<u8> {
         let interface = self.interfaces.get_mut(&index)?;
         let thread = self.threads.get_mut(number)?;
-        if let Some(link) = thread.links.iter().position(|&one| one == Some(index)) {
+        let at = |opened: &Option<Opened>| opened.is_some_and(|opened| opened.interface == index);
+        if let Some(link) = thread.links.iter().position(at) {
             return u8::try_from(link).ok();
         }
-        if interface.pause.is_some_and(|until| until > now) {
+        if interface.pause.is_some_and(|pause| pause.until > now) {
             return None;
         }
         let free = thread.links.iter().position(Option::is_none)?;
         let link = u8::try_from(free).ok()?;
-        let (memory, buffers) = thread.memory.clone()?;
+        let memory = thread.memory.clone()?;
         // Each thread begins with another of the interface's queues.
         let queues = (number as u32, interface.queues);
-        match LinkSender::open(memory, buffers, index, queues) {
+        match LinkSender::open(memory, index, queues) {
             Ok(sender) => {
+                self.opened += 1;
+                let serial = self.opened;
                 let sender = Box::new(sender);
-                let told = thread.updates.try_send(Update::Open { link, sender });
-                if told.is_err() {
+                let open = Update::Open {
+                    link,
+                    serial,
+                    sender,
+                };
+                if thread.updates.try_send(open).is_err() {
                     self.untold = true;
                     return None;
                 }
                 if let Some(place) = thread.links.get_mut(free) {
-                    *place = Some(index);
+                    *place = Some(Opened {
+                        interface: index,
+                        serial,
+                    });
                 }
-                interface.pause = None;
                 Some(link)
             }
             Err(error) => {
-                interface.pause = Some(now + PAUSE);
-                tracing::info!(thread = number, interface = interface.name, %error, "media leaves through the kernel's IP: it has no link");
+                let pause = Pause::after(interface.pause, now);
+                if interface.pause.is_none() {
+                    tracing::info!(thread = number, interface = interface.name, %error, "media leaves through the kernel's IP: it has no link");
+                }
+                interface.pause = Some(pause);
                 None
             }
         }
@@ -424,19 +543,18 @@ impl LinkService {
             ..
         } = self;
         interfaces.retain(|&index, _| {
+            let at =
+                |opened: &Option<Opened>| opened.is_some_and(|opened| opened.interface == index);
             let used = |thread: &Thread| {
-                let link = thread.links.iter().position(|&one| one == Some(index));
-                link.is_some_and(|link| {
-                    let mut told = thread.hosts.values().filter_map(|host| host.told);
-                    told.any(|way| usize::from(way.link) == link)
-                })
+                let link = thread.links.iter().position(at);
+                link.is_some_and(|link| thread.hosts.values().any(|host| host.leads_by(link)))
             };
             let gone = matches!(routes.link(index), Ok(None));
             if !gone || threads.iter().any(used) {
                 return true;
             }
             for thread in threads.iter_mut() {
-                for place in thread.links.iter_mut().filter(|one| **one == Some(index)) {
+                for place in thread.links.iter_mut().filter(|one| at(one)) {
                     *place = None;
                 }
             }
@@ -448,10 +566,9 @@ impl LinkService {
     fn confirm(&mut self) {
         let mut confirmed = HashSet::new();
         for thread in &self.threads {
-            for host in thread.hosts.values().filter(|host| host.told.is_some()) {
-                if let Ok(Ok(path)) = self.routes.path(host.local, host.address)
-                    && confirmed.insert((path.interface, path.neighbour))
-                    && let Err(error) = self.routes.confirm(&path)
+            for path in thread.hosts.values().filter_map(|host| host.path.as_ref()) {
+                if confirmed.insert((path.interface, path.neighbour))
+                    && let Err(error) = self.routes.confirm(path)
                 {
                     tracing::debug!(neighbour = %path.neighbour, %error, "cannot have a neighbour checked");
                 }
@@ -467,4 +584,11 @@ fn policies() -> Option<String> {
         Ok(policies) => Some(format!("the host has {policies} IPsec policies")),
         Err(error) => Some(format!("IPsec policies cannot be asked for ({error})")),
     }
+}
+
+/// Whether sockets of this process are born with a mark or bound to an interface, as by `ip vrf exec` or a program of their control
+/// group: routing then depends on it.
+fn routed_apart() -> io::Result<bool> {
+    let socket = Socket::new(Domain::IPV4, Type::DGRAM, None)?;
+    Ok(socket.mark()? != 0 || socket.device()?.is_some())
 }

@@ -50,6 +50,11 @@ pub struct WayTable {
     hosts: Vec<Option<Host>>,
     numbers: HashMap<IpAddr, u16>,
     free: Vec<u16>,
+    /// Of each link: which sender it has.
+    serials: [u64; LINKS],
+    /// Senders that have come to their end, and that the service has had no room for: closing takes its time.
+    #[expect(clippy::vec_box, reason = "they go as they came")]
+    retired: Vec<Box<LinkSender>>,
 }
 
 /// What an update asks of the ring.
@@ -73,12 +78,15 @@ impl WayTable {
             hosts: Vec::new(),
             numbers: HashMap::new(),
             free: Vec::new(),
+            serials: [0; LINKS],
+            retired: Vec::new(),
         }
     }
 
     /// Says where the buffers are that are to be sent from.
-    pub fn introduce(&self, memory: Arc<Memory>, buffers: u16) {
-        let _ = self.ask(Request::Memory(memory, buffers));
+    pub fn introduce(&self, memory: Arc<Memory>) {
+        // The first of all requests: there is room.
+        let _ = self.ask(Request::Memory(memory));
     }
 
     /// How a packet of the flow of `slot` leaves, if not through the kernel.
@@ -133,9 +141,25 @@ impl WayTable {
 
     /// Takes what the service has told since the last call. To be called once a turn, before the turn's packets.
     pub fn update(&mut self) -> Option<Change> {
+        while let Some(sender) = self.retired.pop() {
+            if let Err(Some(sender)) = self.try_retire(sender) {
+                self.retired.push(sender);
+                break;
+            }
+        }
         while let Some(update) = self.updates.try_recv() {
             match update {
-                Update::Open { link, sender } => return Some(Change::Open { link, sender }),
+                Update::Open {
+                    link,
+                    serial,
+                    sender,
+                } => {
+                    self.forget(link);
+                    if let Some(place) = self.serials.get_mut(usize::from(link)) {
+                        *place = serial;
+                    }
+                    return Some(Change::Open { link, sender });
+                }
                 Update::Way { number, host, way } => self.set(number, host, way),
             }
         }
@@ -144,17 +168,39 @@ impl WayTable {
 
     /// `sender` has come to its end, and `link` with it: its packets leave through the kernel until there is another.
     pub fn close(&mut self, link: u8, sender: Box<LinkSender>, error: io::Error) {
-        for entry in self.ways.iter_mut().filter(|entry| entry.link == link) {
-            *entry = Entry::NONE;
-        }
-        let _ = self.ask(Request::Failed { link, error });
+        self.forget(link);
+        let serial = self.serials.get(usize::from(link)).copied().unwrap_or(0);
+        // Where that has no room, the service goes on to tell ways by a link that there is none of: they lead through the kernel.
+        let _ = self.ask(Request::Failed {
+            link,
+            serial,
+            error,
+        });
         self.retire(sender);
     }
 
     /// `sender` has been replaced.
-    pub fn retire(&self, sender: Box<LinkSender>) {
-        // Closing takes its time; where the service does not listen it is spent here.
-        let _ = self.ask(Request::Retire(sender));
+    pub fn retire(&mut self, sender: Box<LinkSender>) {
+        if let Err(Some(sender)) = self.try_retire(sender) {
+            self.retired.push(sender);
+        }
+    }
+
+    fn try_retire(&self, sender: Box<LinkSender>) -> Result<(), Option<Box<LinkSender>>> {
+        let sent = self
+            .requests
+            .try_send((self.thread, Request::Retire(sender)));
+        sent.map_err(|Full((_, request))| match request {
+            Request::Retire(sender) => Some(sender),
+            _ => None,
+        })
+    }
+
+    /// No way leads by `link` any more.
+    fn forget(&mut self, link: u8) {
+        for entry in self.ways.iter_mut().filter(|entry| entry.link == link) {
+            *entry = Entry::NONE;
+        }
     }
 
     fn add(&mut self, local: IpAddr, host: IpAddr) -> Option<u16> {

@@ -13,13 +13,14 @@ impl Worker {
     /// Takes what has become of the ways, and of the frames that were given to them.
     pub(super) fn take_ways(&mut self) {
         let Some(ways) = &mut self.ways else { return };
+        // Before a link of the same number takes its place.
+        while let Some(failed) = self.ring.take_failed_link() {
+            ways.close(failed.link, failed.sender, failed.error);
+        }
         while let Some(Change::Open { link, sender }) = ways.update() {
             if let Some(before) = self.ring.open_link(link, sender) {
                 ways.retire(before);
             }
-        }
-        if let Some(failed) = self.ring.take_failed_link() {
-            ways.close(failed.link, failed.sender, failed.error);
         }
         let lost = self.ring.take_link_losses();
         if lost > 0 {

@@ -338,7 +338,8 @@ fn receiver(
 ) -> Result<Receiver, SteeringError> {
     let stamped = role == Role::Timed;
     let open = || {
-        let Some(socket) = MediaSocket::shared(address, ports)? else {
+        let for_media = matches!(role, Role::Steady | Role::Timed);
+        let Some(socket) = MediaSocket::shared(address, ports, for_media)? else {
             return Ok(None);
         };
         if stamped {

@@ -13,6 +13,9 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 /// 10,000 packets: as many as a thread relays in a moment in which it does not run, and not so many that they would wait for longer than
 /// is of use. The same for what leaves, where an interface or a neighbour takes nothing for a moment.
 const SHARED_QUEUE: libc::c_int = 8 << 20;
+/// The same of a socket that receives the media of latched flows: what comes at the highest rate in 30 ms, for which a virtual machine
+/// may not be run now and then.
+const MEDIA_QUEUE: libc::c_int = 16 << 20;
 
 /// Ports tried for a shared socket.
 const SHARED_TRIES: usize = 1000;
@@ -47,9 +50,13 @@ impl MediaSocket {
         }
     }
 
-    /// A socket at `address` for packets that were sent to other ports there: it tells which. Its own is none of `avoid`, which flows
+    /// A socket at `address` for packets that were sent to other ports there, `for_media` or for less: it tells which. Its own is none of `avoid`, which flows
     /// will want; `None` where no other is free. Needs CAP_NET_ADMIN for its large queue.
-    pub fn shared(address: IpAddr, avoid: &RangeInclusive<u16>) -> io::Result<Option<Self>> {
+    pub fn shared(
+        address: IpAddr,
+        avoid: &RangeInclusive<u16>,
+        for_media: bool,
+    ) -> io::Result<Option<Self>> {
         // From above, where the kernel's own choice of ports does not reach by default.
         let mut free = (FIRST_UNPRIVILEGED..=u16::MAX)
             .rev()
@@ -66,7 +73,8 @@ impl MediaSocket {
             IpAddr::V4(_) => socket.set(libc::SOL_IP, libc::IP_RECVORIGDSTADDR, 1)?,
             IpAddr::V6(_) => socket.set(libc::SOL_IPV6, libc::IPV6_RECVORIGDSTADDR, 1)?,
         }
-        socket.set(libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, SHARED_QUEUE)?;
+        let queue = if for_media { MEDIA_QUEUE } else { SHARED_QUEUE };
+        socket.set(libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, queue)?;
         // An empty datagram is no RTP, and would end the receive of all.
         socket.0.attach_filter(&[
             SockFilter::new(LOAD_LENGTH, 0, 0, 0),

@@ -37,6 +37,8 @@ pub struct Sample {
     pub core_busy: f64,
     /// UDP packets that the relay's sockets had no room for.
     pub socket_drops: u64,
+    /// Packets that left the relay and that the generator's end of the link had no room for.
+    pub link_drops: u64,
     /// Packets that the relay received and says that it dropped; `None` where it tells nothing.
     pub relay_drops: Option<u64>,
 }
@@ -45,7 +47,7 @@ impl Sample {
     /// Packets that are missing and that nobody has counted; `None` where the relay tells nothing. Negative for more drops than
     /// packets are missing.
     pub fn unaccounted(&self) -> Option<i64> {
-        let counted = self.socket_drops + self.relay_drops?;
+        let counted = self.socket_drops + self.link_drops + self.relay_drops?;
         Some(self.outcome.lost() as i64 - counted as i64)
     }
 }
@@ -75,7 +77,7 @@ impl Bed {
     }
 
     pub fn run(&mut self, network: &Network, load: Load) -> Result<Sample> {
-        let drops = network.relay_socket_drops()?;
+        let (drops, link_drops) = (network.relay_socket_drops()?, network.link_drops()?);
         let relay_drops = self.relay.drops()?;
         let progress = Progress::default();
         let (relay, generator, core) = (&self.relay, &mut self.generator, self.cores.relay);
@@ -93,6 +95,7 @@ impl Bed {
             cpu_us,
             core_busy,
             socket_drops: network.relay_socket_drops()? - drops,
+            link_drops: network.link_drops()? - link_drops,
             relay_drops: match (relay_drops, self.relay.drops()?) {
                 (Some(before), Some(after)) => Some(after - before),
                 _ => None,

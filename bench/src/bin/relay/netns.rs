@@ -91,6 +91,20 @@ impl Network {
         PEER_LINK
     }
 
+    /// Packets that the relay sent and that the other end of its link had no room for so far.
+    pub fn link_drops(&self) -> Result<u64> {
+        // After the colon: eight counters of what came, then octets, packets, errors and drops of what left (netdev_seq_show).
+        const DROPS: usize = 8 + 3;
+        self.in_relay(|| {
+            let text = std::fs::read_to_string("/proc/thread-self/net/dev")?;
+            let mut links = text.lines().filter_map(|line| line.trim().split_once(':'));
+            links
+                .find(|(name, _)| *name == RELAY_LINK)
+                .and_then(|(_, counters)| counters.split_whitespace().nth(DROPS)?.parse().ok())
+                .context("no counters of the link in /proc/net/dev")
+        })
+    }
+
     /// UDP datagrams that the relay's sockets had no room for so far.
     pub fn relay_socket_drops(&self) -> Result<u64> {
         self.in_relay(|| {

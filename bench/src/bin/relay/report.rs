@@ -172,10 +172,10 @@ fn recovery(text: &mut String, results: &Results) {
         text,
         "\n## After {} s at twice that rate\n\nThen half the rate again, at once. Every packet is accounted for: sent, come back, or \
          missing; of those missing, what the kernel had no room for in the relay's sockets, what the relay received and counts as \
-         dropped (where it tells), and the rest. Where the generator cannot offer twice what a core relays, ours is given half a core \
+         dropped (where it tells), what the generator's end of the link had no room for, and the rest. Where the generator cannot offer twice what a core relays, ours is given half a core \
          besides: an ordinary thread, beside another that never sleeps.\n\n\
-         | relay | round | lossless/s | offered/s | sent | missing | sockets full | dropped by the relay | unaccounted | flows silent \
-         after | missing after |\n|---|---|---|---|---|---|---|---|---|---|---|\n",
+         | relay | round | lossless/s | offered/s | sent | missing | sockets full | dropped by the relay | link full | unaccounted | flows silent \
+         after | missing after |\n|---|---|---|---|---|---|---|---|---|---|---|---|\n",
         results.extent.overload_seconds
     );
     let told = |count: Option<i64>| count.map_or_else(|| "not told".to_owned(), |n| n.to_string());
@@ -183,12 +183,13 @@ fn recovery(text: &mut String, results: &Results) {
         let Sample {
             outcome,
             socket_drops,
+            link_drops,
             relay_drops,
             ..
         } = &limit.overload;
         let _ = writeln!(
             text,
-            "| {}{} | {} | {:.0} | {:.0} | {} | {} | {} | {} | {} | {} | {} |",
+            "| {}{} | {} | {:.0} | {:.0} | {} | {} | {} | {} | {} | {} | {} | {} |",
             limit.relay.name(),
             if limit.half_core { ", half a core" } else { "" },
             limit.round + 1,
@@ -198,6 +199,7 @@ fn recovery(text: &mut String, results: &Results) {
             outcome.lost(),
             socket_drops,
             told(relay_drops.map(|drops| drops as i64)),
+            link_drops,
             told(limit.overload.unaccounted()),
             limit.recovery.flows_silent,
             limit.recovery.lost(),

@@ -3,7 +3,7 @@
 //!
 //! - [`worker`] is the loop. It owns everything below and is owned by one thread.
 //! - [`ring`] and [`buffers`] hold what the kernel may touch, behind a safe interface ([`received`] reads what it wrote): with [`sockets`] and [`endpoint`] (which
-//!   receive is armed on a socket, and when it may be connected) this is the home of `unsafe` in this crate.
+//!   receive is armed on a socket, and when it may be connected) and [`link`] this is the home of `unsafe` in this crate.
 //! - [`hub`] holds the sockets that flows share, [`steering`] is the BPF program that gives them their packets, and [`headers`]
 //!   writes what precedes the payload of what leaves by them. Where the kernel does not permit them, each flow has sockets of its own alone.
 //! - [`link`] sends past the kernel's IP where nothing in it has a say in what media sends.

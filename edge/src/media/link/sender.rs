@@ -59,9 +59,29 @@ pub struct LinkSender {
     taken: u32,
 }
 
+/// The first kernel that is trusted with this. Among those before are some that crash when such a socket sends by a network card,
+/// stable ones included, and a version does not tell which.
+const KERNEL: (u32, u32) = (6, 18);
+
 /// Whether this process may have such sockets: not where its service's RestrictAddressFamilies= lacks AF_XDP, or without CAP_NET_RAW.
 pub fn probe() -> io::Result<()> {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease")?;
+    if version(&release).is_none_or(|version| version < KERNEL) {
+        let (major, minor) = KERNEL;
+        let text = format!(
+            "Linux {} may fail when an AF_XDP socket sends; {major}.{minor} or newer is needed",
+            release.trim()
+        );
+        return Err(io::Error::other(text));
+    }
     socket().map(drop)
+}
+
+/// The first two numbers of a kernel's release.
+fn version(release: &str) -> Option<(u32, u32)> {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit());
+    let mut number = || numbers.next()?.parse().ok();
+    Some((number()?, number()?))
 }
 
 fn socket() -> io::Result<OwnedFd> {
@@ -331,5 +351,24 @@ impl Drop for Mapping {
     fn drop(&mut self) {
         // SAFETY: it is this mapping, of which no reference outlives it.
         let _ = unsafe { munmap(self.start.as_ptr(), self.octets) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_release_is_told_by_its_first_two_numbers() {
+        for (release, expected) in [
+            ("6.12.57+deb13-amd64\n", Some((6, 12))),
+            ("6.18.44", Some((6, 18))),
+            ("7.0-rc1", Some((7, 0))),
+            ("7", None),
+            ("", None),
+        ] {
+            assert_eq!(version(release), expected, "{release}");
+        }
+        assert!((6, 8) < KERNEL && (7, 0) > KERNEL);
     }
 }

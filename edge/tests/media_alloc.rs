@@ -3,9 +3,15 @@
 #[path = "media_relay/bench.rs"]
 #[allow(dead_code)]
 mod bench;
+#[path = "xdp_support/netns.rs"]
+#[allow(dead_code)]
+mod netns;
 
 use bench::{Bench, Party, V4, conversation, talk};
+use edge_proto::relay::LatchMode;
 use edge_proto::relay::{Component, DropReason};
+use netns::Peer;
+use sip_edge::media::link::service::LinkService;
 use sip_edge::media::occupied::OccupiedPorts;
 use sip_edge::media::steering::Steering;
 use sip_edge::media::{Hub, MediaOptions, Sharing};
@@ -61,6 +67,8 @@ fn relaying_and_dropping_allocate_nothing() {
         *SHARING.lock().unwrap() = sharing;
         relay_and_drop();
     }
+    // In a namespace of its own, which is gone with the thread.
+    std::thread::spawn(relay_past_the_kernel).join().unwrap();
 }
 
 /// What flows share.
@@ -111,4 +119,54 @@ fn relay_and_drop() {
         assert_eq!(ALLOCATIONS.load(Ordering::Relaxed), before);
     }
     assert!(bench.dropped(DropReason::NotRtp) >= 3998);
+}
+
+fn relay_past_the_kernel() {
+    const EDGE: &str = "192.0.2.1";
+    if netns::enter().is_none() {
+        println!("SKIPPED: no network namespace of its own is permitted here");
+        return;
+    }
+    let peer = Peer::linked();
+    let (service, mut ways) = LinkService::new(1).unwrap();
+    let stop = service.stopper();
+    let service = std::thread::spawn(move || service.run());
+    let steering = Steering::attach([EDGE.parse().unwrap()]).unwrap();
+    let occupied = Arc::new(OccupiedPorts::new([]));
+    let ports = (&(10_000..=60_000), occupied);
+    let hub = Hub::open(steering.thread(0).unwrap(), ports, Sharing::Ports);
+    let options = MediaOptions {
+        allocations: 8,
+        ..MediaOptions::default()
+    };
+    let mut bench = Bench::sharing(options, || COUNTED.set(true), (Some(hub), ways.pop()));
+    let [a, b] = peer.run(|| {
+        [("caller", "192.0.2.10"), ("human", "192.0.2.20")].map(|(name, ip)| Party::new(name, ip))
+    });
+    let [leg_a, leg_b] = [&a, &b].map(|party| {
+        let leg = bench.open(EDGE, LatchMode::Signalling);
+        bench.describe(leg, party);
+        leg
+    });
+    bench.bridge(leg_a, leg_b);
+    bench.settle_commands();
+    let linked = |bench: &Bench| bench.counters.sent_by_link.get();
+    let deadline = std::time::Instant::now() + bench::DEADLINE;
+    for number in 1.. {
+        let before = linked(&bench);
+        talk(&a, leg_a, &b, leg_b, number);
+        if linked(&bench) == before + 2 {
+            break;
+        }
+        assert!(std::time::Instant::now() < deadline, "no way");
+    }
+    let before = (ALLOCATIONS.load(Ordering::Relaxed), linked(&bench));
+    for number in 2..2000 {
+        talk(&a, leg_a, &b, leg_b, number);
+    }
+    let after = (ALLOCATIONS.load(Ordering::Relaxed), linked(&bench));
+    assert_eq!(after, (before.0, before.1 + 2 * 1998));
+    drop(bench);
+    stop.stop();
+    service.join().unwrap();
 }

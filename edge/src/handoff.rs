@@ -57,9 +57,10 @@ impl Waker {
     }
 
     /// Called by the owning thread when it does not sleep after all, which saves senders the write. Optional: a wake-up
-    /// without an item is harmless.
-    pub fn cancel_sleep(&self) {
-        self.0.asleep.store(false, Ordering::Relaxed);
+    /// without an item is harmless. True: it had announced that it sleeps, and nobody has woken it.
+    pub fn cancel_sleep(&self) -> bool {
+        // The flag is the owner's but for whoever wakes it.
+        self.0.asleep.load(Ordering::Relaxed) && self.0.asleep.swap(false, Ordering::AcqRel)
     }
 
     /// Blocks until woken or until `timeout` has passed (`None`: forever), for threads without a ring of their own.

@@ -84,8 +84,10 @@ pub(super) struct Driver<P> {
     pub(super) draining: bool,
     pub(super) pace: Pace,
     pub(super) load: Load,
-    /// Woken when something was handled while inputs gather.
+    /// Woken when something was handled after which the turn has to be ended: inputs gather, or the media thread has to be told.
     pub(super) turn: Rc<Notify>,
+    /// The turn is being ended.
+    ending: bool,
     /// Woken when `deadline` changes.
     pub(super) timer: Rc<Notify>,
     /// Woken when an outlet has a backlog.
@@ -100,6 +102,7 @@ impl<P: Protocol> Driver<P> {
             pace: Pace::new(parts.batch),
             load: Load::new(parts.limits.overload, parts.limits.sweep),
             turn: Rc::new(Notify::new()),
+            ending: false,
             parts,
             protocol,
             outputs: Vec::new(),
@@ -147,11 +150,9 @@ impl<P: Protocol> Driver<P> {
             self.outputs = outputs;
         }
         self.parts.outlets.report();
-        if self.pace.is_gathering() {
-            // At the turn's end: see `end_turn`.
+        let unended = self.pace.is_gathering() || self.parts.outlets.is_unannounced();
+        if unended && !self.ending {
             self.turn.notify_one();
-        } else {
-            self.parts.outlets.announce();
         }
         if self.parts.outlets.has_backlog() {
             self.retry.notify_one();
@@ -168,8 +169,15 @@ impl<P: Protocol> Driver<P> {
         effects
     }
 
-    /// Everything that was ready is done while inputs gather. Gives how long to rest before the next turn.
+    /// The turn comes to its end, and need not be told again that it should. Gives whether inputs gather.
+    pub(super) fn begin_end(&mut self) -> bool {
+        self.ending = true;
+        self.pace.is_gathering()
+    }
+
+    /// Everything that was ready is done. Gives how long to rest before the next turn.
     pub(super) fn end_turn(&mut self) -> Duration {
+        self.ending = false;
         // The media thread takes the core as soon as it is woken, which is best done when there is nothing else to do.
         self.parts.outlets.announce();
         let now = self.now();

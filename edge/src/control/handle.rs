@@ -351,6 +351,11 @@ impl<P: Protocol> Control<P> {
         self.0.borrow_mut().parts.outlets.announce();
     }
 
+    /// See [`Driver::begin_end`].
+    pub(super) fn begin_end(&self) -> bool {
+        self.0.borrow_mut().begin_end()
+    }
+
     /// See [`Driver::end_turn`].
     pub(super) fn end_turn(&self) -> Duration {
         self.0.borrow_mut().end_turn()

@@ -12,6 +12,9 @@ use std::os::fd::AsFd;
 /// Items taken from one queue before the thread's other tasks run.
 const BATCH: usize = 128;
 
+/// Rounds with the media thread in one turn: opening the ports of a call takes one, or another for each port that is taken.
+const MEDIA_ROUNDS: usize = 4;
+
 /// The queues; they share one waker.
 pub(super) struct Inbox {
     pub commands: Receiver<ControlCommand>,
@@ -67,8 +70,29 @@ impl Inbox {
         Ok(false)
     }
 
+    /// Wakes the media thread for what there is for it, and takes what it answers, until it has nothing more to say or has said
+    /// something [`MEDIA_ROUNDS`] times. It goes before this thread: as a rule it has answered by the time that it has been woken.
+    pub(super) fn converse<P: Protocol>(&self, control: &Control<P>) {
+        let waker = self.commands.waker();
+        // The queues are looked at here: the answers have to wake nobody.
+        let slept = waker.cancel_sleep();
+        for _ in 0..MEDIA_ROUNDS {
+            control.announce();
+            if !self.take_media(control) {
+                break;
+            }
+        }
+        if slept {
+            waker.announce_sleep();
+            if !self.is_empty() {
+                // For [`Inbox::run`], which sleeps on.
+                waker.wake();
+            }
+        }
+    }
+
     /// Takes a batch of what the media thread has said; false: nothing.
-    pub(super) fn take_media<P: Protocol>(&self, control: &Control<P>) -> bool {
+    fn take_media<P: Protocol>(&self, control: &Control<P>) -> bool {
         let mut media = self.media().peekable();
         // A turn without inputs would be a turn all the same.
         let some = media.peek().is_some();

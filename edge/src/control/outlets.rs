@@ -98,6 +98,11 @@ impl Outlets {
         }
     }
 
+    /// Whether [`Outlets::announce`] has something to tell.
+    pub(super) fn is_unannounced(&self) -> bool {
+        self.media_unannounced
+    }
+
     #[expect(
         clippy::result_large_err,
         reason = "the message moves on either way; a box would cost an allocation"

@@ -190,24 +190,21 @@ pub(super) async fn keep_time<P: Protocol>(control: Control<P>) {
     }
 }
 
-/// Rounds with the media thread in one turn: opening the ports of a call takes two, one leg's after the other's.
-const MEDIA_ROUNDS: usize = 4;
-
-/// Lets inputs gather between two turns while they come fast.
+/// Ends turns: tells the media thread, and lets inputs gather before the next turn while they come fast.
 pub(super) async fn gather<P: Protocol>(control: Control<P>, inbox: Rc<Inbox>) {
     let turn = control.turn_signal();
     loop {
+        // The writers, who were told before, have gone first.
         turn.notified().await;
-        // The tasks that are ready go first: what they have for peers leaves before the thread rests.
-        tokio::task::yield_now().await;
-        // The media thread goes before this one: as a rule it has answered by the time that it has been woken.
-        for _ in 0..MEDIA_ROUNDS {
-            control.announce();
-            if !inbox.take_media(&control) {
-                break;
-            }
+        let gathering = control.begin_end();
+        if gathering {
+            // So do other tasks that are ready: what they have for peers leaves before the thread rests.
+            tokio::task::yield_now().await;
         }
-        tokio::task::yield_now().await;
+        inbox.converse(&control);
+        if gathering {
+            tokio::task::yield_now().await;
+        }
         let rest = control.end_turn();
         if !rest.is_zero() {
             // The whole thread, which is the point: the kernel and the queues hold what comes meanwhile.

@@ -8,6 +8,7 @@ mod pki;
 mod resolving;
 mod threads;
 mod tls;
+mod turns;
 
 use super::listener::{ListenSocket, ListenerSetup, bind};
 use super::resolver::ResolverSettings;

@@ -91,6 +91,7 @@ async fn ready(State(api): State<Api>) -> Response {
 }
 
 async fn scrape(State(api): State<Api>) -> Result<Response, ApiError> {
+    api.shared.caught_up().await;
     readiness(&api);
     let text = api
         .metrics
@@ -124,6 +125,7 @@ async fn calls(
             ));
         }
     };
+    api.shared.caught_up().await;
     let now = api.clock.now();
     let book = api.shared.book();
     let chosen = active
@@ -163,6 +165,7 @@ async fn call(
     State(api): State<Api>,
     id: Result<Path<String>, PathRejection>,
 ) -> Result<Response, ApiError> {
+    api.shared.caught_up().await;
     let call = find(&api, &id.map_err(bad_path)?)?;
     let records = view::records(&call);
     Ok(Json(view::detail(&call, &records, api.clock.now())).into_response())

@@ -38,6 +38,8 @@ pub struct EventLines {
 /// What a line tells besides its words.
 #[derive(Clone, Copy, Debug)]
 pub struct Context<'a> {
+    /// When it happened.
+    pub at: Timestamp,
     pub level: Level,
     pub call: Option<&'a str>,
     pub core: CoreId,
@@ -50,7 +52,7 @@ impl EventLines {
         let Some((outlet, form)) = OUTLET.get() else {
             return false;
         };
-        if !self.make(*form, Timestamp::now(), context, entry) {
+        if !self.make(*form, context, entry) {
             return false;
         }
         // An outlet never fails.
@@ -61,8 +63,12 @@ impl EventLines {
     fn make(
         &mut self,
         form: Form,
-        at: Timestamp,
-        Context { level, call, core }: Context<'_>,
+        Context {
+            at,
+            level,
+            call,
+            core,
+        }: Context<'_>,
         entry: &TimelineEntry,
     ) -> bool {
         // What tracing would escape.
@@ -106,9 +112,13 @@ impl EventLines {
 mod tests {
     use super::super::Journal;
     use super::*;
-    use crate::reporter::EventLog;
+    use crate::reporter::{EventLog, WallClock};
     use crate::test_support::{LogSink, call_with_transfer};
     use edge_proto::event::{EventKind, Privacy};
+
+    fn clock() -> WallClock {
+        WallClock::of_origin(0)
+    }
 
     /// What tracing makes of an event, without its time.
     fn traced(event: &edge_proto::event::Event, form: Form) -> String {
@@ -117,7 +127,7 @@ mod tests {
             .with_max_level(Level::TRACE)
             .with_ansi(false)
             .with_writer(sink.clone());
-        let told = || EventLog::default().event(CoreId(1), event);
+        let told = || EventLog::default().event(CoreId(1), event, &clock());
         match form {
             Form::Text => tracing::subscriber::with_default(log.without_time().finish(), told),
             Form::Journal => {
@@ -142,14 +152,15 @@ mod tests {
         }));
         for event in events {
             for form in [Form::Text, Form::Journal] {
+                let at = Timestamp::UNIX_EPOCH;
                 let context = Context {
+                    at,
                     level: EventLog::level(&event),
                     call: event.call.as_deref(),
                     core: CoreId(1),
                 };
                 let entry = event.entry(Privacy::Redacted);
-                let at = Timestamp::UNIX_EPOCH;
-                if !lines.make(form, at, context, &entry) {
+                if !lines.make(form, context, &entry) {
                     continue;
                 }
                 made += 1;
@@ -177,14 +188,12 @@ mod tests {
             let mut entry = event.entry(Privacy::Redacted);
             (entry.detail, entry.reason) = (detail.to_owned(), Some(reason.to_owned()));
             let context = Context {
+                at: Timestamp::UNIX_EPOCH,
                 level: Level::INFO,
                 call: None,
                 core: CoreId(0),
             };
-            assert!(
-                !lines.make(Form::Text, Timestamp::UNIX_EPOCH, context, &entry),
-                "{entry:?}"
-            );
+            assert!(!lines.make(Form::Text, context, &entry), "{entry:?}");
         }
     }
 }

@@ -1,5 +1,6 @@
 //! Events as log lines: with the call's context, without numbers.
 
+use super::WallClock;
 use crate::log::{Context, EventLines};
 use edge_proto::event::{Cause, Event, EventKind, Privacy};
 use edge_proto::id::CoreId;
@@ -26,8 +27,9 @@ struct Window {
 }
 
 impl EventLog {
-    /// Logs `event`, unless its kind has had its share of this second.
-    pub fn event(&mut self, core: CoreId, event: &Event) {
+    /// Logs `event`, unless its kind has had its share of this second. `clock` tells its time, which a line of text tells; other
+    /// forms tell when it is logged.
+    pub fn event(&mut self, core: CoreId, event: &Event, clock: &WallClock) {
         let level = EventLog::level(event);
         if !enabled(level) {
             return;
@@ -37,6 +39,7 @@ impl EventLog {
             return;
         }
         let context = Context {
+            at: clock.at(event.at),
             level,
             call: event.call.as_deref(),
             core,

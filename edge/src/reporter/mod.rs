@@ -8,6 +8,7 @@ mod book;
 mod clock;
 mod feed;
 mod log;
+mod requests;
 
 pub use book::{Book, BookLimits, Call, Leg, LegState, Lookup, TimelineItem};
 pub use clock::{Stamp, WallClock, rfc3339};
@@ -22,7 +23,9 @@ use edge_proto::event::Event;
 use edge_proto::event::packed::{self, Names};
 use edge_proto::id::CoreId;
 use jiff::Timestamp;
+use requests::Requests;
 use std::io;
+use std::ops::RangeInclusive;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -34,11 +37,13 @@ pub const QUEUE_PER_CORE: usize = 1_024;
 /// Events a slow reader of the live stream may lag behind before it loses some, and is told how many.
 const STREAM_CAPACITY: usize = 4_096;
 const TICK: Duration = Duration::from_secs(1);
-/// After it has reported something, the reporter lets events gather for so long before it looks again; only when nothing came
-/// does it ask to be woken. A call makes dozens of events, and a wake-up and some writes for each message would cost the control
-/// threads, which share their cores with it, more than reporting does. A kill within that time loses no record: see
-/// [`crate::cdr::EarlyJournal`].
-const GATHER: Duration = Duration::from_millis(20);
+/// After it has reported something, the reporter lets events gather for so long before it looks again, the longer the fewer there are;
+/// only when nothing came does it ask to be woken. A call makes dozens of events, and a wake-up and some writes for each message would
+/// cost the control threads, which share their cores with it, more than reporting does. Whoever reads what it knows waits for none of
+/// that: see [`Shared::caught_up`]. A kill within that time loses no record: see [`crate::cdr::EarlyJournal`].
+const GATHER: RangeInclusive<Duration> = Duration::from_millis(20)..=Duration::from_millis(100);
+/// From so many batches at once on, fewer gather the next time: their memory should be warm when they are read.
+const MANY: u32 = 64;
 
 /// An event as the live stream carries it.
 #[derive(Clone, Debug)]
@@ -54,11 +59,13 @@ pub struct Published {
 pub struct Shared {
     book: Mutex<Book>,
     stream: broadcast::Sender<Published>,
+    requests: Requests,
 }
 
 impl Shared {
-    fn new(limits: BookLimits) -> Self {
+    fn new(limits: BookLimits, waker: Waker) -> Self {
         Shared {
+            requests: Requests::new(waker),
             book: Mutex::new(Book::new(limits)),
             stream: broadcast::channel(STREAM_CAPACITY).0,
         }
@@ -68,6 +75,11 @@ impl Shared {
     pub fn book(&self) -> MutexGuard<'_, Book> {
         // A panic while it was held leaves a book that is at worst one event behind.
         self.book.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns when all events that the reporter has been sent are told (book, metrics, records), or soon where that takes long.
+    pub async fn caught_up(&self) {
+        self.requests.caught_up().await;
     }
 
     /// Live streams that are open.
@@ -117,14 +129,14 @@ pub struct Reporter {
 #[derive(Clone, Debug)]
 pub struct ReporterStop {
     stopping: Arc<AtomicBool>,
-    waker: Waker,
+    shared: Arc<Shared>,
 }
 
 impl ReporterStop {
     /// What is queued now is still reported.
     pub fn stop(&self) {
         self.stopping.store(true, Ordering::Release);
-        self.waker.wake();
+        self.shared.requests.ask();
     }
 }
 
@@ -135,10 +147,11 @@ impl Reporter {
                 .metrics
                 .leg_closed(&leg.trunk, leg.direction, leg.cause);
         }
+        let waker = options.events.waker().clone();
         Reporter {
             events: options.events,
             names: Names::default(),
-            shared: Arc::new(Shared::new(options.limits)),
+            shared: Arc::new(Shared::new(options.limits, waker)),
             observer: Observer::default(),
             metrics: options.metrics,
             cdr: options.cdr,
@@ -153,7 +166,7 @@ impl Reporter {
     pub fn stopper(&self) -> ReporterStop {
         ReporterStop {
             stopping: self.stopping.clone(),
-            waker: self.events.waker().clone(),
+            shared: self.shared.clone(),
         }
     }
 
@@ -165,31 +178,39 @@ impl Reporter {
     /// Reports until [`ReporterStop::stop`]; then what is queued, and the CDR file is written to the end and made durable
     /// before it returns. Fails only when the system refuses to let the thread sleep.
     pub fn run(mut self) -> io::Result<()> {
+        self.shared.requests.set_running(true);
+        let ended = self.report_all();
+        self.shared.requests.set_running(false);
+        ended
+    }
+
+    fn report_all(&mut self) -> io::Result<()> {
         let mut next_tick = std::time::Instant::now() + TICK;
-        let mut busy = false;
+        // Batches since the last pause.
+        let mut taken = 0;
+        let mut gather = *GATHER.start();
         loop {
-            // Before the queue is looked at: what was queued before the stop is seen after it.
+            // Before the queue is looked at: what was queued before the stop, or before a request, is seen after it.
+            let made = self.shared.requests.made();
             let stopping = self.stopping.load(Ordering::Acquire);
-            let left = next_tick.saturating_duration_since(std::time::Instant::now());
-            let patience = if stopping { Duration::ZERO } else { left };
-            let waiting = match self.events.try_recv() {
-                Some(batch) => Some(batch),
-                None => {
-                    // While there is time.
-                    self.cdr.flush();
-                    if busy && !stopping {
-                        std::thread::sleep(GATHER);
-                        self.events.try_recv()
-                    } else {
-                        self.events.recv_timeout(Some(patience))?
-                    }
+            if let Some(batch) = self.events.try_recv() {
+                self.take(&batch);
+                taken += 1;
+            } else {
+                // While there is time.
+                self.cdr.flush();
+                self.shared.requests.meet(made);
+                if stopping {
+                    return Ok(());
                 }
-            };
-            busy = waiting.is_some();
-            match waiting {
-                Some(batch) => self.take(&batch),
-                None if stopping => return Ok(()),
-                None => {}
+                if taken > 0 {
+                    gather = self.next_pause(gather, taken);
+                    self.shared.requests.pause(made, gather);
+                } else {
+                    let left = next_tick.saturating_duration_since(std::time::Instant::now());
+                    self.sleep(made, left)?;
+                }
+                taken = 0;
             }
             let now = std::time::Instant::now();
             if now >= next_tick {
@@ -197,6 +218,28 @@ impl Reporter {
                 next_tick = now + TICK;
             }
         }
+    }
+
+    /// How long events gather, where they have for `last` and `taken` batches came.
+    fn next_pause(&self, last: Duration, taken: u32) -> Duration {
+        let (least, most) = GATHER.into_inner();
+        match taken {
+            // Somebody looks on.
+            _ if self.shared.stream.receiver_count() > 0 => least,
+            MANY.. => (last / 2).max(least),
+            _ => (last * 2).min(most),
+        }
+    }
+
+    /// Waits for events, or for more requests than `made`, for so long.
+    fn sleep(&self, made: u64, time: Duration) -> io::Result<()> {
+        let waker = self.events.waker();
+        waker.announce_sleep();
+        if !self.events.is_empty() || self.shared.requests.made() != made {
+            waker.cancel_sleep();
+            return Ok(());
+        }
+        waker.wait(Some(time)).map(drop)
     }
 
     fn tick(&mut self) {
@@ -234,7 +277,7 @@ impl Reporter {
         let noted = self.shared.book().apply(core, self.clock, &event, packed);
         // First of all: what is not in the journal when the process is killed has no record.
         self.cdr.note(core, &event, &noted.clock);
-        self.log.event(core, &event);
+        self.log.event(core, &event, &noted.clock);
         if let Some(trunk) = &noted.opened {
             self.metrics.leg_alive(trunk, true);
         }

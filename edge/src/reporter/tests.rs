@@ -170,3 +170,55 @@ fn events_of_no_call_are_counted_and_nothing_else() {
     let metrics = scene.metrics.render().expect("renders");
     assert!(metrics.contains("method=\"OPTIONS\""));
 }
+
+/// While it lets events gather, too.
+#[test]
+fn a_reader_sees_what_was_sent_before_it_asked() {
+    const CALLS: u32 = 20;
+    let scene = Scene::new();
+    let (reporter, sender) = scene.reporter();
+    let shared = reporter.shared();
+    let stopper = reporter.stopper();
+    let thread = std::thread::spawn(move || reporter.run());
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .build()
+        .expect("a runtime");
+    let call = |number: u32| format!("{number:032x}");
+    let send = |number| {
+        let mut started = call_with_transfer().swap_remove(0);
+        started.call = Some(call(number).as_str().into());
+        let mut batch = Batch::new(CoreId(0));
+        batch.add(&started);
+        sender.try_send(batch).expect("room");
+    };
+    let knows = |number| matches!(shared.book().find(&call(number)), Lookup::Found(_));
+    send(0);
+    let begun = std::time::Instant::now();
+    while !knows(0) {
+        assert!(begun.elapsed() < Duration::from_secs(30));
+        std::thread::yield_now();
+    }
+    for number in 1..CALLS {
+        send(number);
+        runtime.block_on(shared.caught_up());
+        assert!(knows(number), "{number}");
+    }
+    stopper.stop();
+    thread.join().expect("no panic").expect("it could sleep");
+    // Nobody is there to catch up: nobody waits for it.
+    runtime.block_on(shared.caught_up());
+}
+
+#[test]
+fn the_more_comes_the_sooner_it_is_told_again() {
+    let scene = Scene::new();
+    let (reporter, _sender) = scene.reporter();
+    let (least, most) = GATHER.into_inner();
+    assert_eq!(reporter.next_pause(least, 1), least * 2);
+    assert_eq!(reporter.next_pause(most, MANY - 1), most);
+    assert_eq!(reporter.next_pause(most, MANY), most / 2);
+    assert_eq!(reporter.next_pause(least, MANY), least);
+    let _looking = reporter.shared().subscribe();
+    assert_eq!(reporter.next_pause(most, 1), least);
+}

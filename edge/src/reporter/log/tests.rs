@@ -31,7 +31,7 @@ fn a_call_is_logged_with_its_context_and_without_numbers() {
     let text = logged(|| {
         let mut log = EventLog::default();
         for event in call_with_transfer() {
-            log.event(CoreId(1), &event);
+            log.event(CoreId(1), &event, &WallClock::of_origin(0));
         }
     });
     assert_eq!(text.lines().count(), call_with_transfer().len());
@@ -47,7 +47,8 @@ fn a_call_is_logged_with_its_context_and_without_numbers() {
 
 #[test]
 fn a_peers_text_stays_on_its_line() {
-    let text = logged(|| EventLog::default().event(CoreId(0), &stranger(1)));
+    let text =
+        logged(|| EventLog::default().event(CoreId(0), &stranger(1), &WallClock::of_origin(0)));
     assert_eq!(text.lines().count(), 1, "{text}");
     assert!(!text.contains("234567"), "{text}");
 }
@@ -57,9 +58,9 @@ fn strangers_get_a_few_lines_a_second_and_the_rest_is_summed_up() {
     let text = logged(|| {
         let mut log = EventLog::default();
         for ms in 0..500 {
-            log.event(CoreId(0), &stranger(ms));
+            log.event(CoreId(0), &stranger(ms), &WallClock::of_origin(0));
         }
-        log.event(CoreId(0), &stranger(1_500));
+        log.event(CoreId(0), &stranger(1_500), &WallClock::of_origin(0));
     });
     assert_eq!(text.lines().count(), LINES_PER_S as usize + 2, "{text}");
     assert!(text.contains("lines=490"), "{text}");

@@ -89,7 +89,7 @@ impl EarlyJournal {
         EarlyJournal {
             ring,
             clock,
-            wall: WallClock::new(clock.now(), Timestamp::now()),
+            wall: WallClock::of_process(&clock),
             number: told.unwrap_or(0),
             position: 0,
             room: ROOM,

@@ -1,5 +1,6 @@
 //! From the process's monotonic time to UTC.
 
+use crate::clock::Clock;
 use edge_proto::time::Instant;
 use jiff::Timestamp;
 use serde::{Serialize, Serializer};
@@ -22,6 +23,13 @@ impl WallClock {
     /// `instant` and `utc` are the same moment.
     pub fn new(instant: Instant, utc: Timestamp) -> Self {
         WallClock { instant, utc }
+    }
+
+    /// The one that the process began with. Whoever tells times begins with this: two readings of the system's clocks differ by
+    /// microseconds, and what happened at once would seem to have happened one after the other.
+    pub fn of_process(clock: &Clock) -> Self {
+        let utc = Timestamp::try_from(clock.wall(Instant::ZERO)).unwrap_or_default();
+        WallClock::new(Instant::ZERO, utc)
     }
 
     /// The UTC time of [`Instant::ZERO`], in nanoseconds since 1970: all there is to it.
@@ -154,6 +162,16 @@ mod tests {
     fn clock() -> WallClock {
         let utc = "2026-03-01T12:00:00Z".parse().expect("a valid time");
         WallClock::new(Instant::from_millis(10_000), utc)
+    }
+
+    #[test]
+    fn everybody_begins_with_the_same() {
+        let clock = Clock::start();
+        let first = WallClock::of_process(&clock);
+        assert_eq!(first, WallClock::of_process(&clock));
+        let now = Timestamp::now();
+        let told = first.at(clock.now());
+        assert!(told.duration_since(now).abs() < jiff::SignedDuration::from_secs(60));
     }
 
     #[test]

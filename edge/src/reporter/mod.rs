@@ -155,7 +155,7 @@ impl Reporter {
             observer: Observer::default(),
             metrics: options.metrics,
             cdr: options.cdr,
-            clock: WallClock::new(options.clock.now(), Timestamp::now()),
+            clock: WallClock::of_process(&options.clock),
             process_clock: options.clock,
             log: EventLog::default(),
             stopping: Arc::default(),

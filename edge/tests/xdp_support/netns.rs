@@ -23,6 +23,8 @@ pub fn mount_sys() {
     run("mount", "--make-rprivate /");
     run("mount", "-t sysfs sysfs /sys");
     run("mount", "-t bpf bpf /sys/fs/bpf");
+    // Where the system has it.
+    attempt("mount", "-t cgroup2 cgroup2 /sys/fs/cgroup");
 }
 
 /// Runs `ip` in the calling thread's namespace.

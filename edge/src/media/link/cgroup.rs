@@ -67,7 +67,8 @@ pub fn own() -> io::Result<Option<PathBuf>> {
         return Ok(None);
     };
     let mounts = std::fs::read(MOUNTS)?;
-    let directory = directory(&String::from_utf8_lossy(&mounts), &group);
+    // One may be hidden below another.
+    let directory = directories(&String::from_utf8_lossy(&mounts), &group).find(|one| one.is_dir());
     let why = || {
         io::Error::new(
             io::ErrorKind::NotFound,
@@ -83,9 +84,9 @@ fn group(text: &str) -> Option<PathBuf> {
     Some(PathBuf::from(path))
 }
 
-/// Where a group is by the text of [`MOUNTS`] (proc(5)), which may show a part of the tree alone.
-fn directory(text: &str, group: &Path) -> Option<PathBuf> {
-    text.lines().find_map(|line| {
+/// Where a group is, or would be if nothing hid it, by the text of [`MOUNTS`] (proc(5)), which may show a part of the tree alone.
+fn directories<'t>(text: &'t str, group: &'t Path) -> impl Iterator<Item = PathBuf> + 't {
+    text.lines().filter_map(move |line| {
         let (mount, system) = line.split_once(" - ")?;
         if system.split(' ').next() != Some("cgroup2") {
             return None;
@@ -115,7 +116,8 @@ mod tests {
         let mounts = "22 1 0:20 / /proc rw,nosuid shared:5 - proc proc rw\n\
                       30 22 0:26 / /sys/fs/cgroup rw shared:9 - cgroup2 cgroup2 rw,nsdelegate\n";
         let directory = |text: &str, group: &str| {
-            directory(text, Path::new(group)).map(|path| path.display().to_string())
+            let mut found = directories(text, Path::new(group));
+            found.next().map(|path| path.display().to_string())
         };
         let found = directory(mounts, "/system.slice/x.service");
         assert_eq!(
@@ -136,8 +138,8 @@ mod tests {
     proptest! {
         #[test]
         fn anything_may_be_in_the_files(text in ".{0,200}") {
-            let _ = directory(&text, Path::new("/a"));
-            let _ = directory(&format!("1 2 0:1 {text} - cgroup2 x"), Path::new("/a"));
+            directories(&text, Path::new("/a")).for_each(drop);
+            directories(&format!("1 2 0:1 {text} - cgroup2 x"), Path::new("/a")).for_each(drop);
             let _ = group(&text);
         }
     }

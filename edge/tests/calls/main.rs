@@ -19,6 +19,7 @@ mod modify;
 #[allow(dead_code, reason = "the XDP tests use the rest")]
 mod netns;
 mod originated;
+mod overload;
 mod redaction;
 mod reloads;
 mod setup;

@@ -8,7 +8,7 @@
 mod harness;
 
 use harness::parties::{agent_refers_as, caller, hangs_up_at_cue, human, until_released};
-use harness::{Edge, Net, RtpParty, Sipp, have_sipp, wait};
+use harness::{Edge, Net, RtpParty, Scenario, Sipp, have_sipp, wait};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -43,9 +43,8 @@ fn main() {
     let agent = agent_refers_as(
         ai_rtp.address,
         "sip:+1234567890@edge.example.net",
-        1000,
-        "ai",
-        "demo-ai",
+        Scenario::await_cue,
+        ("ai", "demo-ai"),
     );
     let auth_uri = format!("edge@{};transport=tcp", edge.sip);
     let mut ai = Sipp::start(
@@ -73,6 +72,7 @@ fn main() {
     ai_rtp.hears(carrier_rtp, 5);
     step("the call is answered: caller and AI agent hear each other");
 
+    ai.cue("ACK");
     ai.until_received("the challenge", |m| m.starts_with("SIP/2.0 401"));
     step("the AI agent's REFER was challenged with 401");
     ai.until_received("202", |m| m.starts_with("SIP/2.0 202"));

@@ -50,24 +50,28 @@ pub fn hangs_up_at_cue(callee: Scenario) -> Scenario {
 
 /// The AI agent up to its first REFER's final answer: `before_refer_ms` of talk, then a challenged REFER.
 pub fn agent_refers(rtp: SocketAddr, target: &str, before_refer_ms: u32) -> Scenario {
-    agent_refers_as(rtp, target, before_refer_ms, "trunk-user", "s3cret")
+    agent_refers_as(
+        rtp,
+        target,
+        |agent| agent.pause(before_refer_ms),
+        ("trunk-user", "s3cret"),
+    )
 }
 
-/// The same with other credentials.
+/// The same with other credentials, and with `wait` before the REFER.
 pub fn agent_refers_as(
     rtp: SocketAddr,
     target: &str,
-    before_refer_ms: u32,
-    username: &str,
-    password: &str,
+    wait: impl FnOnce(Scenario) -> Scenario,
+    (username, password): (&str, &str),
 ) -> Scenario {
     let refer_to = format!("Refer-To: <{target}>");
-    Scenario::new()
+    let answered = Scenario::new()
         .recv_invite()
         .respond_invite("180 Ringing", "", "")
         .respond_invite("200 OK", "", &sdp(rtp))
-        .recv_request("ACK")
-        .pause(before_refer_ms)
+        .recv_request("ACK");
+    wait(answered)
         .callee_request("REFER", 10, &refer_to, "")
         .recv_challenge(401)
         .callee_request(

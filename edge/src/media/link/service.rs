@@ -96,6 +96,8 @@ struct Followed {
     /// `None`: whatever it was, it has to be told anew.
     told: Option<Option<Way>>,
     path: Option<Path>,
+    /// Why there is none.
+    obstacle: Option<String>,
 }
 
 impl Followed {
@@ -301,6 +303,7 @@ impl LinkService {
                     // What a thread begins with.
                     told: Some(None),
                     path: None,
+                    obstacle: None,
                 };
                 thread.hosts.insert(host, followed);
                 self.lead(now, number, host);
@@ -412,7 +415,10 @@ impl LinkService {
         let Some((local, address)) = found else {
             return;
         };
-        let path = self.path(local, address);
+        let (path, obstacle) = match self.path(local, address) {
+            Ok(path) => (Some(path), None),
+            Err(obstacle) => (None, Some(obstacle)),
+        };
         let way = path.and_then(|path| self.way(now, (number, local), &path));
         let Some(thread) = self.threads.get_mut(number) else {
             return;
@@ -421,6 +427,12 @@ impl LinkService {
             return;
         };
         followed.path = path.filter(|_| way.is_some());
+        if followed.obstacle != obstacle {
+            if let Some(obstacle) = &obstacle {
+                tracing::debug!(host = %address, obstacle, "media leaves through the kernel's IP");
+            }
+            followed.obstacle = obstacle;
+        }
         if followed.told == Some(way) {
             return;
         }
@@ -435,22 +447,15 @@ impl LinkService {
         }
     }
 
-    /// What the kernel would do with packets to a host, if that can be done without it.
-    fn path(&mut self, local: IpAddr, host: IpAddr) -> Option<Path> {
+    /// What the kernel would do with packets to a host, or why it has to do it itself.
+    fn path(&mut self, local: IpAddr, host: IpAddr) -> Result<Path, String> {
         match self.routes.path(local, host) {
             Ok(Ok(path)) if path.mtu < headers::smallest_mtu(host) => {
-                tracing::debug!(%host, mtu = path.mtu, "media leaves through the kernel's IP: the path takes no whole packets");
-                None
+                Err(format!("the path takes no more than {} octets", path.mtu))
             }
-            Ok(Ok(path)) => Some(path),
-            Ok(Err(detour)) => {
-                tracing::debug!(%host, %detour, "media leaves through the kernel's IP");
-                None
-            }
-            Err(error) => {
-                tracing::debug!(%host, %error, "media leaves through the kernel's IP: its route cannot be asked for");
-                None
-            }
+            Ok(Ok(path)) => Ok(path),
+            Ok(Err(detour)) => Err(detour.to_string()),
+            Err(error) => Err(format!("its route cannot be asked for ({error})")),
         }
     }
 

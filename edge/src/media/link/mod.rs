@@ -5,7 +5,8 @@
 //! - [`service`] is a thread that knows the ways: it asks the kernel for routes and neighbours ([`routes`]), and who else on the host has a
 //!   say in what leaves, or wants to see it ([`bystanders`]). It tells each media thread the way to each host that its flows send to, and takes it back as
 //!   soon as one of these changes.
-//!   [`cgroup`] and [`netfilter`] are two of these, [`netlink`] is how all ask, and [`interface`] what they learn of one.
+//!   [`cgroup`] and [`netfilter`] are two of these, [`netlink`] is how all ask, and [`interface`] what they learn of one;
+//!   [`interfaces`] are those in use, [`driver`] what theirs tell.
 //! - [`table`] is what a media thread has been told: a look into it per packet.
 //! - [`sender`] is the socket of a media thread at an interface.
 //!
@@ -16,6 +17,7 @@ pub mod bystanders;
 pub mod cgroup;
 mod driver;
 mod interface;
+mod interfaces;
 mod netfilter;
 mod netlink;
 pub mod routes;

@@ -1,7 +1,7 @@
 //! The thread that knows the ways past the kernel's IP, and tells the media threads.
 
 use super::bystanders::Bystanders;
-use super::driver;
+use super::interfaces::{Interface, Pause};
 use super::routes::{Path, Routes};
 use super::sender::{self, LinkSender};
 use super::table::WayTable;
@@ -30,9 +30,6 @@ const SETTLE: Duration = Duration::from_millis(50);
 const REST: u32 = 4;
 /// How often the kernel is asked to check the neighbours that it does not send to itself.
 const CONFIRM: Duration = Duration::from_secs(5);
-/// How long an interface is left alone that could not be sent to.
-const PAUSE: Duration = Duration::from_secs(5);
-const LONGEST_PAUSE: Duration = Duration::from_secs(600);
 
 /// See the module.
 pub struct LinkService {
@@ -66,21 +63,6 @@ struct Thread {
     hosts: HashMap<u16, Followed>,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-enum Family {
-    Ipv4,
-    Ipv6,
-}
-
-impl Family {
-    fn of(address: IpAddr) -> Family {
-        match address {
-            IpAddr::V4(_) => Family::Ipv4,
-            IpAddr::V6(_) => Family::Ipv6,
-        }
-    }
-}
-
 /// A sender of a thread.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Opened {
@@ -103,37 +85,6 @@ struct Followed {
 impl Followed {
     fn leads_by(&self, link: usize) -> bool {
         matches!(self.told, Some(Some(way)) if usize::from(way.link) == link)
-    }
-}
-
-#[derive(Debug)]
-struct Interface {
-    name: String,
-    queues: u32,
-    /// Its driver does not send from our memory.
-    copies: bool,
-    /// Of each family that leaves by it: why not past the kernel's IP.
-    objections: HashMap<Family, Option<String>>,
-    /// Of which that was found out in this review.
-    looked_at: HashSet<Family>,
-    /// It could not be sent to.
-    pause: Option<Pause>,
-}
-
-/// An interface that could not be sent to is left alone for a while, for longer each time.
-#[derive(Clone, Copy, Debug)]
-struct Pause {
-    until: Instant,
-    length: Duration,
-}
-
-impl Pause {
-    fn after(before: Option<Pause>, now: Instant) -> Pause {
-        let length = before.map_or(PAUSE, |before| (before.length * 2).min(LONGEST_PAUSE));
-        Pause {
-            until: now + length,
-            length,
-        }
     }
 }
 
@@ -352,7 +303,7 @@ impl LinkService {
         self.untold = false;
         self.policies = policies();
         for interface in self.interfaces.values_mut() {
-            interface.looked_at.clear();
+            interface.look_again();
         }
         for thread in 0..self.threads.len() {
             let hosts: Vec<u16> = match self.threads.get(thread) {
@@ -368,42 +319,6 @@ impl LinkService {
             self.confirmed = now;
             self.confirm();
         }
-    }
-
-    /// Whether packets from `local` may leave by an interface past the kernel's IP.
-    fn permits(&mut self, index: u32, local: IpAddr) -> bool {
-        let Some(interface) = self.interfaces.get_mut(&index) else {
-            return false;
-        };
-        let family = Family::of(local);
-        if !interface.looked_at.insert(family) {
-            return matches!(interface.objections.get(&family), Some(None));
-        }
-        let driver = (!interface.copies)
-            .then(|| "its driver sends from memory that has to be free again".to_owned());
-        let objection = driver.or_else(|| self.policies.clone()).or_else(|| {
-            let bystander = self.bystanders.look(index, local);
-            bystander.map(|bystander| bystander.to_string())
-        });
-        let permits = objection.is_none();
-        let before = interface.objections.insert(family, objection.clone());
-        if before.as_ref() != Some(&objection) {
-            let interface = &interface.name;
-            match objection {
-                None => tracing::info!(
-                    interface,
-                    ?family,
-                    "media leaves past the kernel's IP (media.fast_path)"
-                ),
-                Some(reason) => tracing::info!(
-                    interface,
-                    ?family,
-                    reason,
-                    "media leaves through the kernel's IP"
-                ),
-            }
-        }
-        permits
     }
 
     /// Tells a thread the way to one of its hosts, if it is another than before.
@@ -462,9 +377,11 @@ impl LinkService {
     /// The way of a path past the kernel's IP, if there is one.
     fn way(&mut self, now: Instant, (thread, local): (usize, IpAddr), path: &Path) -> Option<Way> {
         self.know(path);
-        let link = self
-            .permits(path.interface, local)
-            .then(|| self.link(now, thread, path.interface))??;
+        let interface = self.interfaces.get_mut(&path.interface)?;
+        if !interface.permits(local, &mut self.bystanders, self.policies.as_deref()) {
+            return None;
+        }
+        let link = self.link(now, thread, path.interface)?;
         Some(Way {
             header: path.ethernet,
             link,
@@ -479,14 +396,7 @@ impl LinkService {
         let Ok(Some(link)) = self.routes.link(path.interface) else {
             return;
         };
-        let interface = Interface {
-            queues: driver::transmit_queues(&link.name),
-            copies: driver::copies(&link.name),
-            name: link.name,
-            objections: HashMap::new(),
-            looked_at: HashSet::new(),
-            pause: None,
-        };
+        let interface = Interface::new(link);
         self.interfaces.insert(path.interface, interface);
     }
 

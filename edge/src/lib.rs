@@ -18,6 +18,7 @@ pub mod log;
 /// What the kernel is told to read and write of ours.
 #[allow(unsafe_code)]
 pub mod media;
+pub mod memory;
 pub mod metrics;
 pub mod reporter;
 pub mod supervisor;

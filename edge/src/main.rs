@@ -8,5 +8,6 @@ use std::process::ExitCode;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
+    sip_edge::memory::give_back_at_once();
     sip_edge::cli::Cli::parse().run()
 }

@@ -14,7 +14,7 @@ pub mod relay;
 pub mod rtp;
 pub mod sdp;
 pub mod sip;
-mod table;
+pub mod table;
 pub mod time;
 pub mod timer;
 pub mod trunk;

@@ -1,10 +1,22 @@
-//! A map by keys that this process made up.
+//! A map by keys that this process made up, and room that maps give back.
 
 use std::collections::HashMap;
-use std::hash::{BuildHasherDefault, Hash, Hasher};
+use std::hash::{BuildHasher, BuildHasherDefault, Hash, Hasher};
 
-/// Entries for which room is kept while there is none.
+/// Entries for which a map may keep room whatever is in it.
 const KEPT: usize = 1024;
+/// How many times the room of its entries a map may have.
+const SPARSE: usize = 8;
+
+/// After an entry was removed: gives room back when few are left of many. That takes time in proportion to what is left, and
+/// several times as many entries have been removed since the last time.
+pub fn settle<K: Hash + Eq, V, S: BuildHasher>(map: &mut HashMap<K, V, S>) {
+    let (room, left) = (map.capacity(), map.len());
+    if room > 2 * KEPT && room / SPARSE > left {
+        // Twice: room that is given back is not wanted again at once.
+        map.shrink_to(KEPT.max(2 * left));
+    }
+}
 
 /// A hash table for keys that no peer chooses: they are serial numbers of our own, or fingerprints, so a hash without a secret is
 /// safe, and a simple one spreads them. It has no order and is never walked through.
@@ -34,8 +46,8 @@ impl<K: Hash + Eq, V> Table<K, V> {
     pub fn remove(&mut self, key: &K) -> Option<V> {
         let value = self.0.remove(key);
         // A busy hour's room goes back when it is over.
-        if self.0.is_empty() && self.0.capacity() > KEPT {
-            self.0 = HashMap::default();
+        if value.is_some() {
+            settle(&mut self.0);
         }
         value
     }
@@ -91,6 +103,7 @@ impl Hasher for Mixer {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn keys_are_told_apart_and_room_goes_back() {
@@ -101,11 +114,39 @@ mod tests {
         assert_eq!(table.insert((3, 3), 33), Some(3));
         assert_eq!(table.get(&(3, 3)), Some(&33));
         assert_eq!(table.get(&(3, 4)), None);
-        for n in 0..=KEPT as u32 {
+        let last = 8 * KEPT as u32;
+        for n in 0..last {
+            table.insert((n, n % 7), n);
+        }
+        for n in 0..last - 1 {
             assert!(table.remove(&(n, n % 7)).is_some());
         }
+        assert!(table.0.capacity() <= 2 * KEPT, "one is left");
+        assert_eq!(table.remove(&(last - 1, (last - 1) % 7)), Some(last - 1));
         assert!(table.is_empty());
-        assert_eq!(table.0.capacity(), 0);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(32))]
+
+        /// Room is in proportion to the entries, however they come and go, and what is given back is not wanted again at once.
+        #[test]
+        fn room_follows_the_entries(numbers in prop::collection::vec(0..8 * KEPT, 1..8)) {
+            let mut map = HashMap::new();
+            for number in numbers {
+                for n in map.len()..number {
+                    map.insert(n, n);
+                }
+                for n in (number..map.len()).rev() {
+                    prop_assert_eq!(map.remove(&n), Some(n));
+                    let before = map.capacity();
+                    settle(&mut map);
+                    prop_assert!(map.capacity() <= (2 * KEPT).max(SPARSE * (n + 1)));
+                    prop_assert!(map.capacity() == before || map.capacity() >= 2 * n);
+                }
+                prop_assert!((0..number).all(|n| map.get(&n) == Some(&n)));
+            }
+        }
     }
 
     #[test]

@@ -7,6 +7,7 @@ use edge_proto::event::packed;
 use edge_proto::event::{CallId, Cause, Direction, Event, EventKind, LegNumber, LegRecord};
 use edge_proto::id::CoreId;
 use edge_proto::sip::Method;
+use edge_proto::table::settle;
 use edge_proto::time::Instant;
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
@@ -287,6 +288,7 @@ impl Book {
         let Some(mut call) = self.active.remove(id) else {
             return;
         };
+        settle(&mut self.active);
         call.events.settle(&mut self.spares);
         self.ended_after
             .insert(id.clone(), self.forgotten + self.ended.len());

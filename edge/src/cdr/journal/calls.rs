@@ -4,6 +4,7 @@ use super::{Line, add};
 use crate::cdr::leg::{LegId, OpenLeg, OpenRefer, OpenTransfer};
 use crate::cdr::note::Note;
 use edge_proto::event::{CallId, LegNumber};
+use edge_proto::table::settle;
 use std::collections::HashMap;
 
 /// Calls that are kept: more than the edge can carry. Those beyond are not journaled.
@@ -248,6 +249,36 @@ impl OpenCalls {
         }
         if call.legs.is_empty() {
             self.calls.remove(&leg.call);
+            settle(&mut self.calls);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::reporter::WallClock;
+    use crate::test_support::call_with_transfer;
+    use edge_proto::time::Instant;
+
+    #[test]
+    fn room_for_a_busy_hour_goes_back_while_a_call_is_under_way() {
+        let clock = WallClock::new(Instant::ZERO, jiff::Timestamp::UNIX_EPOCH);
+        let mut start = call_with_transfer().remove(0);
+        let mut calls = OpenCalls::default();
+        let ids: Vec<CallId> = (0..10_000)
+            .map(|n| CallId::from(format!("{n:032x}")))
+            .collect();
+        for id in &ids {
+            start.call = Some(id.clone());
+            calls.apply(Note::of(&start, &clock).unwrap());
+        }
+        assert!(calls.calls.capacity() >= ids.len());
+        for id in &ids[1..] {
+            let call = id.clone();
+            calls.over(&LegId { call, leg: 1 });
+        }
+        assert_eq!(calls.calls.len(), 1);
+        assert!(calls.calls.capacity() <= ids.len() / 4);
     }
 }

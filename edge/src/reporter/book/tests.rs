@@ -183,6 +183,24 @@ fn the_book_is_bounded_both_ways() {
 }
 
 #[test]
+fn room_for_a_busy_hour_goes_back_while_a_call_is_under_way() {
+    let mut book = Book::new(BookLimits {
+        active: 10_000,
+        ended: 2,
+    });
+    let calls: Vec<String> = (0..10_000).map(|n| format!("{n:032x}")).collect();
+    for call in &calls {
+        apply(&mut book, of(call, 0, note()));
+    }
+    assert!(book.active.capacity() >= calls.len());
+    for call in &calls[1..] {
+        apply(&mut book, of(call, 1, ended()));
+    }
+    assert_eq!(book.active_calls(), 1);
+    assert!(book.active.capacity() <= calls.len() / 4);
+}
+
+#[test]
 fn a_full_book_lets_go_of_calls_whose_end_was_lost() {
     let mut book = book();
     // All three legs ended, the end of the call itself never came.

@@ -32,6 +32,8 @@ impl Metrics {
     /// `packets`: how many the media thread of `core` has sent past the kernel's IP so far.
     pub fn rtp_link_packets_total(&self, core: CoreId, packets: u64) {
         let core = core.to_string();
+        // Zero is worth telling: it is what there is where nothing leaves so.
+        self.rtp_link_packets.with_label_values(&[core.as_str()]);
         self.advance("rtp_link", &self.rtp_link_packets, &[&core], packets);
     }
 

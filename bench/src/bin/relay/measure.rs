@@ -44,10 +44,15 @@ pub struct Sample {
 }
 
 impl Sample {
+    /// Packets that left the relay and that the generator had no room for, on its end of the link or in its own memory.
+    pub fn unheard(&self) -> u64 {
+        self.link_drops + self.outcome.unseen
+    }
+
     /// Packets that are missing and that nobody has counted; `None` where the relay tells nothing. Negative for more drops than
     /// packets are missing.
     pub fn unaccounted(&self) -> Option<i64> {
-        let counted = self.socket_drops + self.link_drops + self.relay_drops?;
+        let counted = self.socket_drops + self.relay_drops? + self.unheard();
         Some(self.outcome.lost() as i64 - counted as i64)
     }
 }

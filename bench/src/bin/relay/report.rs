@@ -172,9 +172,9 @@ fn recovery(text: &mut String, results: &Results) {
         text,
         "\n## After {} s at twice that rate\n\nThen half the rate again, at once. Every packet is accounted for: sent, come back, or \
          missing; of those missing, what the kernel had no room for in the relay's sockets, what the relay received and counts as \
-         dropped (where it tells), what the generator's end of the link had no room for, and the rest. Where the generator cannot offer twice what a core relays, ours is given half a core \
+         dropped (where it tells), what left it and the generator had no room for, and the rest. Where the generator cannot offer twice what a core relays, ours is given half a core \
          besides: an ordinary thread, beside another that never sleeps.\n\n\
-         | relay | round | lossless/s | offered/s | sent | missing | sockets full | dropped by the relay | link full | unaccounted | flows silent \
+         | relay | round | lossless/s | offered/s | sent | missing | sockets full | dropped by the relay | generator full | unaccounted | flows silent \
          after | missing after |\n|---|---|---|---|---|---|---|---|---|---|---|---|\n",
         results.extent.overload_seconds
     );
@@ -183,7 +183,6 @@ fn recovery(text: &mut String, results: &Results) {
         let Sample {
             outcome,
             socket_drops,
-            link_drops,
             relay_drops,
             ..
         } = &limit.overload;
@@ -199,7 +198,7 @@ fn recovery(text: &mut String, results: &Results) {
             outcome.lost(),
             socket_drops,
             told(relay_drops.map(|drops| drops as i64)),
-            link_drops,
+            limit.overload.unheard(),
             told(limit.overload.unaccounted()),
             limit.recovery.flows_silent,
             limit.recovery.lost(),

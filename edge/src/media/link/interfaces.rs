@@ -51,11 +51,18 @@ pub struct Pause {
 
 impl Pause {
     pub fn after(before: Option<Pause>, now: Instant) -> Pause {
-        let length = before.map_or(PAUSE, |before| (before.length * 2).min(LONGEST_PAUSE));
+        // One that has been well for so long is not blamed for what was.
+        let lately = before.filter(|before| now < before.until + LONGEST_PAUSE);
+        let length = lately.map_or(PAUSE, |before| (before.length * 2).min(LONGEST_PAUSE));
         Pause {
             until: now + length,
             length,
         }
+    }
+
+    /// Whether it is the first of its series: worth a line in the log.
+    pub fn is_first(self) -> bool {
+        self.length == PAUSE
     }
 }
 
@@ -118,5 +125,27 @@ impl Interface {
                 "media leaves through the kernel's IP"
             ),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_grow_until_an_interface_has_been_well_for_long() {
+        let start = Instant::now();
+        let mut pause = Pause::after(None, start);
+        assert!(pause.is_first());
+        for doubled in 1..=10 {
+            let at = pause.until;
+            pause = Pause::after(Some(pause), at);
+            assert!(!pause.is_first());
+            assert_eq!(
+                pause.until - at,
+                (PAUSE * (1 << doubled)).min(LONGEST_PAUSE)
+            );
+        }
+        assert!(Pause::after(Some(pause), pause.until + LONGEST_PAUSE).is_first());
     }
 }

@@ -440,7 +440,7 @@ impl LinkService {
             }
             Err(error) => {
                 let pause = Pause::after(interface.pause, now);
-                if interface.pause.is_none() {
+                if pause.is_first() {
                     tracing::info!(thread = number, interface = interface.name, %error, "media leaves through the kernel's IP: it has no link");
                 }
                 interface.pause = Some(pause);

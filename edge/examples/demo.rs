@@ -175,11 +175,28 @@ fn start(net: &Net, dir: &Path, running: Option<(PathBuf, PathBuf)>) -> Edge {
         return Edge::attach(net, dir, cdr, token);
     }
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    // Where config/demo.toml has them. The demo's own line count starts at none.
+    // Where config/demo.toml has them. The demo's own line count starts at none: a demo that was stopped in the middle has left calls
+    // in its journals besides, which an edge would tell of.
     let cdr = root.join("target/demo-cdr.jsonl");
     let token = root.join("target/demo-admin.token");
-    let _ = std::fs::remove_file(&cdr);
+    remove_all(&cdr);
     Edge::run(net, dir, &root.join("config/demo.toml"), cdr, token)
+}
+
+/// Removes the file `cdr`, and those beside it whose names begin with its.
+fn remove_all(cdr: &Path) {
+    let (Some(directory), Some(name)) = (cdr.parent(), cdr.file_name()) else {
+        return;
+    };
+    for file in std::fs::read_dir(directory).into_iter().flatten().flatten() {
+        let begins = file
+            .file_name()
+            .as_encoded_bytes()
+            .starts_with(name.as_encoded_bytes());
+        if begins && std::fs::remove_file(file.path()).is_err() {
+            println!("cannot remove {}", file.path().display());
+        }
+    }
 }
 
 /// Prints timeline and CDR, and checks that they tell the same story.
